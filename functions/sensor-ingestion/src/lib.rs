@@ -1,0 +1,1 @@
+//! Function sensor-ingestion.

@@ -1,0 +1,95 @@
+//! Kinesis batches: from the records of an event to groups by key, and from their outcomes to `batchItemFailures`.
+//!
+//! The first failure of a key stops that key, not the shard. Kinesis sends everything again from the lowest failed sequence
+//! number, so the groups behind it see replays; their effects are idempotent by shape. A record that can never succeed is
+//! quarantined with its bytes and the reason, and passed.
+
+use std::collections::HashMap;
+use std::future::Future;
+
+use aws_lambda_events::event::kinesis::{KinesisEvent, KinesisEventRecord};
+use aws_lambda_events::event::streams::{KinesisBatchItemFailure, KinesisEventResponse};
+use futures_util::StreamExt;
+
+use crate::ports::{PoisonRecord, PortError, Quarantine};
+use crate::wire::{PoisonedRecord, ReadingRecord};
+
+/// Groups worked on at once: enough to hide the latency of a store, few enough for its connections.
+const CONCURRENT_KEYS: usize = 32;
+
+/// Handles one batch: decodes, groups by key, hands each group in order to `handle` and reports the failures.
+///
+/// `handle` gets the records of one key and answers whether they took effect. Groups run concurrently.
+pub async fn process<Q, F, H, E>(event: KinesisEvent, function: &'static str, quarantine: &Q, handle: H) -> KinesisEventResponse
+where
+    Q: Quarantine,
+    H: Fn(String, Vec<ReadingRecord>) -> F,
+    F: Future<Output = Result<(), E>>,
+    E: std::error::Error,
+{
+    let mut failures = Vec::new();
+    let mut groups: HashMap<String, (String, Vec<ReadingRecord>)> = HashMap::new();
+    let mut order = Vec::new();
+    for record in event.records {
+        let sequence_number = record.kinesis.sequence_number.clone();
+        match ReadingRecord::from_bytes(&record.kinesis.data) {
+            Ok(reading) => {
+                let key = reading.key.clone();
+                let group = groups.entry(key.clone()).or_insert_with(|| {
+                    order.push(key);
+                    (sequence_number, Vec::new())
+                });
+                group.1.push(reading);
+            }
+            Err(reason) => {
+                if let Err(error) = put_aside(&record, function, &reason, quarantine).await {
+                    tracing::error!(sequence_number, error = %error, "a poison record could not be quarantined");
+                    failures.push(sequence_number);
+                }
+            }
+        }
+    }
+    let work = order.into_iter().filter_map(|key| groups.remove(&key).map(|group| (key, group)));
+    let outcomes: Vec<_> = futures_util::stream::iter(work)
+        .map(|(key, (first, records))| {
+            let outcome = handle(key.clone(), records);
+            async move { outcome.await.map_err(|error| (key, first, error)) }
+        })
+        .buffer_unordered(CONCURRENT_KEYS)
+        .collect()
+        .await;
+    for (key, first, error) in outcomes.into_iter().filter_map(Result::err) {
+        tracing::warn!(key, sequence_number = first, error = %error, "the records of a key failed and will come again");
+        failures.push(first);
+    }
+    // The lowest first: it is where Kinesis starts again.
+    failures.sort_by(|a, b| (a.len(), a).cmp(&(b.len(), b)));
+    let mut response = KinesisEventResponse::default();
+    response.batch_item_failures = failures
+        .into_iter()
+        .map(|sequence_number| {
+            let mut failure = KinesisBatchItemFailure::default();
+            failure.item_identifier = Some(sequence_number);
+            failure
+        })
+        .collect();
+    response
+}
+
+async fn put_aside<Q: Quarantine>(
+    record: &KinesisEventRecord,
+    function: &'static str,
+    reason: &PoisonedRecord,
+    quarantine: &Q,
+) -> Result<(), PortError> {
+    let id = record.event_id.clone().unwrap_or_else(|| record.kinesis.sequence_number.clone());
+    tracing::warn!(record = id, function, reason = %reason, "a poison record goes to the quarantine");
+    let poison = PoisonRecord {
+        id,
+        key: record.kinesis.partition_key.clone(),
+        data: record.kinesis.data.to_vec(),
+        function,
+        reason: reason.to_string(),
+    };
+    quarantine.quarantine(&poison).await
+}

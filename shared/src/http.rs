@@ -1,0 +1,149 @@
+//! What both HTTP functions need: problem responses (RFC 9457), request ids, bodies with a limit.
+
+use std::any::Any;
+
+use axum::body::{Body, to_bytes};
+use axum::extract::Request;
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use axum::{Router, middleware};
+use serde::Serialize;
+use serde_json::{Value, json};
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::fields::Fault;
+use crate::ports::PortError;
+
+/// The header that names a request in answers and logs.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// An error answer: `application/problem+json` with a stable code.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Problem {
+    status: StatusCode,
+    code: &'static str,
+    detail: String,
+    errors: Option<Value>,
+    retry_after_s: Option<u32>,
+}
+
+impl Problem {
+    /// A problem with its code and one sentence that says what to do.
+    pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+        Self { status, code, detail: detail.into(), errors: None, retry_after_s: None }
+    }
+
+    /// Nothing is there.
+    pub fn not_found(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", detail)
+    }
+
+    /// The document has these faults.
+    #[must_use]
+    pub fn with_errors(mut self, errors: impl Serialize) -> Self {
+        self.errors = serde_json::to_value(errors).ok();
+        self
+    }
+
+    /// The request may be repeated after so many seconds.
+    #[must_use]
+    pub const fn retry_after(mut self, seconds: u32) -> Self {
+        self.retry_after_s = Some(seconds);
+        self
+    }
+}
+
+impl From<Vec<Fault>> for Problem {
+    fn from(faults: Vec<Fault>) -> Self {
+        let detail = match faults.len() {
+            1 => "One field is wrong; see errors.".to_owned(),
+            n => format!("{n} fields are wrong; see errors."),
+        };
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_configuration", detail).with_errors(faults)
+    }
+}
+
+impl From<PortError> for Problem {
+    fn from(error: PortError) -> Self {
+        tracing::error!(error = %error, retry = error.retry(), "a store failed");
+        if error.retry() {
+            let detail = "A store is busy or out of reach. Nothing is lost: send the request again.";
+            Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", detail).retry_after(1)
+        } else {
+            internal_error()
+        }
+    }
+}
+
+fn internal_error() -> Problem {
+    let detail = "Something failed that should not have. The log has the details under this x-request-id.";
+    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", detail)
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut body = json!({
+            "type": format!("urn:greenwave:problem:{}", self.code),
+            "title": self.status.canonical_reason().unwrap_or("Error"),
+            "status": self.status.as_u16(),
+            "code": self.code,
+            "detail": self.detail,
+        });
+        if let (Some(errors), Some(map)) = (self.errors, body.as_object_mut()) {
+            map.insert("errors".into(), errors);
+        }
+        let mut response = (self.status, body.to_string()).into_response();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(seconds) = self.retry_after_s {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}
+
+/// Reads a body of at most `limit` bytes.
+///
+/// # Errors
+/// 413 `too_large` if it is longer, 400 `incomplete_body` if it breaks off.
+pub async fn read_body(body: Body, limit: usize, too_large: &'static str) -> Result<axum::body::Bytes, Problem> {
+    to_bytes(body, limit).await.map_err(|error| {
+        let over = std::error::Error::source(&error).is_some_and(<dyn std::error::Error>::is::<http_body_util::LengthLimitError>);
+        if over {
+            let detail = format!("The body is longer than {limit} bytes. Send it in smaller parts.");
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, too_large, detail)
+        } else {
+            Problem::new(StatusCode::BAD_REQUEST, "incomplete_body", "The body broke off before its end. Send it again.")
+        }
+    })
+}
+
+/// Adds to a router what every answer has: a request id, a problem for unknown routes and methods, and a 500 for a panic.
+pub fn complete(router: Router) -> Router {
+    router
+        .fallback(|uri: Uri| async move { Problem::not_found(format!("There is nothing at {}.", uri.path())) })
+        .method_not_allowed_fallback(|method: Method, uri: Uri| async move {
+            let detail = format!("{method} is not possible at {}; see the allow header.", uri.path());
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
+        })
+        .layer(CatchPanicLayer::custom(|_: Box<dyn Any + Send>| internal_error().into_response()))
+        .layer(middleware::from_fn(name_request))
+}
+
+/// Takes the caller's request id if it is a sensible one, else makes one; logs the answer under it.
+async fn name_request(mut request: Request, next: Next) -> Response {
+    let sensible = |id: &&HeaderValue| (1..=128).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic);
+    let id = request.headers().get(REQUEST_ID).filter(sensible).cloned();
+    let id = id.unwrap_or_else(|| {
+        let id = uuid::Uuid::new_v4().to_string();
+        HeaderValue::from_str(&id).unwrap_or_else(|_| HeaderValue::from_static("unnamed"))
+    });
+    request.headers_mut().insert(REQUEST_ID, id.clone());
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let mut response = next.run(request).await;
+    tracing::debug!(request_id = ?id, %method, path, status = response.status().as_u16(), "request");
+    response.headers_mut().insert(REQUEST_ID, id);
+    response
+}

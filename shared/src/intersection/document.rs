@@ -1,0 +1,528 @@
+//! From the JSON document of an intersection to an [`Intersection`], or to the list of everything that is wrong with it.
+
+use std::collections::HashMap;
+
+use serde_json::Value;
+
+use super::{Control, ControlMode, Exit, Intersection, Lane, Movement, MovementSet, Stage, TimeOfDayPlan, Turn, tag_of};
+use crate::fields::{At, Fault, Faults, Fields, Misfit, array, id, number, one_of, positive, seconds, text};
+use crate::ids::{DetectorId, IntersectionId};
+use crate::units::Deciseconds;
+
+/// Bounds on the size of a configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Approach lanes.
+    pub lanes: usize,
+    /// Exit lanes.
+    pub exits: usize,
+    /// Movements.
+    pub movements: usize,
+    /// Stages.
+    pub stages: usize,
+    /// Entries of the time-of-day plan.
+    pub time_of_day_stages: usize,
+    /// Bytes of the document.
+    pub document_bytes: usize,
+}
+
+/// What fits a large urban junction twice over.
+pub const LIMITS: Limits = Limits { lanes: 64, exits: 64, movements: 128, stages: 32, time_of_day_stages: 64, document_bytes: 256 * 1024 };
+
+const TURNS: &[(&str, Turn)] =
+    &[("through", Turn::Through), ("left", Turn::Left), ("right", Turn::Right), ("u_turn", Turn::UTurn), ("pedestrian", Turn::Pedestrian)];
+const MODES: &[(&str, ControlMode)] =
+    &[("adaptive", ControlMode::Adaptive), ("shadow", ControlMode::Shadow), ("time_of_day", ControlMode::TimeOfDay)];
+
+impl TryFrom<Value> for Intersection {
+    type Error = Vec<Fault>;
+
+    /// Checks everything and names every fault; see `openapi.yaml` for the codes.
+    fn try_from(document: Value) -> Result<Self, Vec<Fault>> {
+        let mut faults = Faults::default();
+        let intersection = read(&document, &mut faults);
+        match intersection {
+            Some(mut intersection) if faults.is_empty() => {
+                intersection.etag = tag_of(&document);
+                intersection.document = document;
+                Ok(intersection)
+            }
+            _ => Err(faults.into_vec()),
+        }
+    }
+}
+
+/// Numbers of entries by their id; the first entry of an id wins, the others are faults.
+type Numbers<'v> = HashMap<&'v str, usize>;
+
+fn read(document: &Value, faults: &mut Faults) -> Option<Intersection> {
+    let root = At::Root;
+    let mut fields = Fields::of(document, &root, faults)?;
+    let intersection_id: Option<IntersectionId> = fields.required("id", &root, faults, id);
+    let _name = fields.optional("name", &root, faults, name);
+    if let Some(location) = fields.raw("location") {
+        read_location(location, &root.field("location"), faults);
+    }
+    let lanes = read_list(&mut fields, "lanes", (1, LIMITS.lanes), faults, read_lane);
+    let exits = read_list(&mut fields, "exits", (0, LIMITS.exits), faults, read_exit);
+    let lane_numbers = number_by_id("lanes", document, faults);
+    let exit_numbers = number_by_id("exits", document, faults);
+    refuse_shared_detectors(&lanes, &exits, faults);
+    let movements = read_list(&mut fields, "movements", (1, LIMITS.movements), faults, |value, at, faults| {
+        read_movement(value, at, faults, &lane_numbers, &exit_numbers)
+    });
+    let movement_numbers = number_by_id("movements", document, faults);
+    let stage_numbers = number_by_id("stages", document, faults);
+    let timing = fields
+        .required("timing", &root, faults, Ok)
+        .and_then(|value| read_timing(value, &root.field("timing"), faults, &movement_numbers, &stage_numbers));
+    let stages = read_list(&mut fields, "stages", (1, LIMITS.stages), faults, |value, at, faults| {
+        read_stage(value, at, faults, timing.as_ref(), &movement_numbers)
+    });
+    let conflicts = read_conflicts(&mut fields, faults, &movement_numbers);
+    let time_of_day = fields
+        .required("time_of_day_plan", &root, faults, Ok)
+        .and_then(|value| read_time_of_day(value, &root.field("time_of_day_plan"), faults, &stage_numbers));
+    let control = read_control(&mut fields, faults);
+    fields.refuse_others(&root, faults);
+    if !faults.is_empty() {
+        return None;
+    }
+
+    let timing = timing?;
+    let mut intersection = Intersection {
+        id: intersection_id?,
+        lanes,
+        exits,
+        movements,
+        stages,
+        conflicts,
+        red_max: timing.red_max,
+        time_of_day: time_of_day?,
+        control,
+        cover: Vec::new(),
+        document: Value::Null,
+        etag: tag_of(&Value::Null),
+    };
+    check_movements(&intersection, faults);
+    check_conflicts(&intersection, faults);
+    check_pedestrians(&intersection, &timing, faults);
+    check_time_of_day(&intersection, faults);
+    intersection.cover = cover(&intersection);
+    check_cover(&intersection, faults);
+    Some(intersection)
+}
+
+fn name(value: &Value) -> Result<(), Misfit> {
+    let name = text(value)?;
+    if name.chars().count() <= 200 { Ok(()) } else { Err(("out_of_range", "must have at most 200 characters".into())) }
+}
+
+fn read_location(value: &Value, at: &At<'_>, faults: &mut Faults) {
+    let Some(mut fields) = Fields::of(value, at, faults) else { return };
+    fields.required("lat", at, faults, number(-90.0, 90.0));
+    fields.required("lon", at, faults, number(-180.0, 180.0));
+    fields.refuse_others(at, faults);
+}
+
+/// Reads every entry of an array; an entry with a fault is left out, which the faults remember.
+fn read_list<'v, T>(
+    fields: &mut Fields<'v>,
+    name: &'static str,
+    (min, max): (usize, usize),
+    faults: &mut Faults,
+    mut read: impl FnMut(&'v Value, &At<'_>, &mut Faults) -> Option<T>,
+) -> Vec<T> {
+    let at = At::Root.field(name);
+    let items = if min == 0 {
+        fields.optional(name, &At::Root, faults, array(min, max))
+    } else {
+        fields.required(name, &At::Root, faults, array(min, max))
+    };
+    items.into_iter().flatten().enumerate().filter_map(|(i, value)| read(value, &at.index(i), faults)).collect()
+}
+
+/// Numbers the entries of a list by their id and notes ids that occur twice.
+fn number_by_id<'v>(name: &'static str, document: &'v Value, faults: &mut Faults) -> Numbers<'v> {
+    let mut numbers = Numbers::new();
+    let list = At::Root.field(name);
+    for (i, entry) in document.get(name).and_then(Value::as_array).into_iter().flatten().enumerate() {
+        let Some(id) = entry.get("id").and_then(Value::as_str) else { continue };
+        if numbers.contains_key(id) {
+            faults.add(&list.index(i).field("id"), "duplicate_id", format!("'{id}' is taken by an entry before it"));
+        } else {
+            numbers.insert(id, i);
+        }
+    }
+    numbers
+}
+
+fn known<'n>(numbers: &'n Numbers<'_>, what: &'static str) -> impl Fn(&Value) -> Result<usize, Misfit> + 'n {
+    move |value| {
+        let id = text(value)?;
+        numbers.get(id).copied().ok_or_else(|| ("unknown_id", format!("no {what} has the id '{id}'")))
+    }
+}
+
+fn read_lane(value: &Value, at: &At<'_>, faults: &mut Faults) -> Option<Lane> {
+    let mut fields = Fields::of(value, at, faults)?;
+    let lane_id = fields.required("id", at, faults, id);
+    let length_m = fields.required("length_m", at, faults, positive(10_000.0));
+    let speed_limit_kmh = fields.required("speed_limit_kmh", at, faults, positive(200.0));
+    let detector_id = fields.optional("detector_id", at, faults, id);
+    fields.refuse_others(at, faults);
+    Some(Lane { id: lane_id?, length_m: length_m?, speed_limit_kmh: speed_limit_kmh?, detector_id })
+}
+
+fn read_exit(value: &Value, at: &At<'_>, faults: &mut Faults) -> Option<Exit> {
+    let mut fields = Fields::of(value, at, faults)?;
+    let exit_id = fields.required("id", at, faults, id);
+    let length_m = fields.required("length_m", at, faults, positive(10_000.0));
+    let detector_id = fields.optional("detector_id", at, faults, id);
+    let to_intersection = fields.optional("to_intersection", at, faults, id);
+    fields.refuse_others(at, faults);
+    Some(Exit { id: exit_id?, length_m: length_m?, detector_id, to_intersection })
+}
+
+/// A detector watches one lane or one exit: its counts would otherwise be demand twice.
+fn refuse_shared_detectors(lanes: &[Lane], exits: &[Exit], faults: &mut Faults) {
+    let (lane_list, exit_list) = (At::Root.field("lanes"), At::Root.field("exits"));
+    let of_lanes = lanes.iter().enumerate().map(|(i, lane)| (lane_list.index(i), lane.detector_id.as_ref()));
+    let of_exits = exits.iter().enumerate().map(|(i, exit)| (exit_list.index(i), exit.detector_id.as_ref()));
+    let mut seen: Vec<&DetectorId> = Vec::new();
+    for (at, detector) in of_lanes.chain(of_exits) {
+        let Some(detector) = detector else { continue };
+        if seen.contains(&detector) {
+            faults.add(&at.field("detector_id"), "duplicate_id", format!("detector '{detector}' watches another lane already"));
+        }
+        seen.push(detector);
+    }
+}
+
+fn read_movement(value: &Value, at: &At<'_>, faults: &mut Faults, lanes: &Numbers<'_>, exits: &Numbers<'_>) -> Option<Movement> {
+    let mut fields = Fields::of(value, at, faults)?;
+    let movement_id = fields.required("id", at, faults, id);
+    let turn = fields.required("turn", at, faults, one_of(TURNS));
+    let from_lane = fields.optional("from_lane", at, faults, known(lanes, "lane"));
+    let to_exit = fields.optional("to_exit", at, faults, known(exits, "exit"));
+    if turn.is_some_and(|turn| turn != Turn::Pedestrian) {
+        for name in ["from_lane", "to_exit"] {
+            if value.get(name).is_none_or(Value::is_null) {
+                faults.add(&at.field(name), "missing_lane", "is required unless the movement is a pedestrian one");
+            }
+        }
+    }
+    fields.refuse_others(at, faults);
+    Some(Movement { id: movement_id?, from_lane, to_exit, turn: turn? })
+}
+
+struct Timing {
+    base: StageTiming,
+    overrides: HashMap<usize, StageTiming>,
+    red_max: Deciseconds,
+    pedestrian: HashMap<usize, Deciseconds>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct StageTiming {
+    green_min: Option<Deciseconds>,
+    green_max: Option<Deciseconds>,
+    yellow_change: Option<Deciseconds>,
+    red_clearance: Option<Deciseconds>,
+}
+
+fn read_timing(value: &Value, at: &At<'_>, faults: &mut Faults, movements: &Numbers<'_>, stages: &Numbers<'_>) -> Option<Timing> {
+    let mut fields = Fields::of(value, at, faults)?;
+    let mut base = read_stage_timing(&mut fields, at, faults);
+    for (name, given) in [("green_min_s", base.green_min), ("green_max_s", base.green_max), ("yellow_change_s", base.yellow_change)] {
+        if given.is_none() && value.get(name).is_none_or(Value::is_null) {
+            faults.add(&at.field(name), "missing_field", "is required");
+        }
+    }
+    base.red_clearance = base.red_clearance.or(Some(Deciseconds::ZERO));
+    let red_max = fields.required("red_max_s", at, faults, seconds(1.0, 3600.0));
+
+    let mut overrides = HashMap::new();
+    let list = at.field("stages");
+    for (name, value) in entries(&mut fields, "stages", at, faults) {
+        let place = list.field(name);
+        let Some(mut fields) = Fields::of(value, &place, faults) else { continue };
+        let timing = read_stage_timing(&mut fields, &place, faults);
+        fields.refuse_others(&place, faults);
+        match stages.get(name.as_str()) {
+            Some(&stage) => drop(overrides.insert(stage, timing)),
+            None => faults.add(&place, "unknown_id", format!("no stage has the id '{name}'")),
+        }
+    }
+    let mut pedestrian = HashMap::new();
+    let list = at.field("pedestrian");
+    for (name, value) in entries(&mut fields, "pedestrian", at, faults) {
+        let place = list.field(name);
+        let Some(mut fields) = Fields::of(value, &place, faults) else { continue };
+        let walk = fields.required("walk_s", &place, faults, seconds(0.0, 120.0));
+        let clearance = fields.required("clearance_s", &place, faults, seconds(0.0, 120.0));
+        fields.refuse_others(&place, faults);
+        match movements.get(name.as_str()) {
+            Some(&movement) => drop(pedestrian.insert(movement, walk.unwrap_or_default() + clearance.unwrap_or_default())),
+            None => faults.add(&place, "unknown_id", format!("no movement has the id '{name}'")),
+        }
+    }
+    fields.refuse_others(at, faults);
+    Some(Timing { base, overrides, red_max: red_max?, pedestrian })
+}
+
+/// The entries of a map of objects that may be absent.
+fn entries<'v>(
+    fields: &mut Fields<'v>,
+    name: &'static str,
+    at: &At<'_>,
+    faults: &mut Faults,
+) -> impl Iterator<Item = (&'v String, &'v Value)> + use<'v> {
+    let map = fields.optional(name, at, faults, |value| value.as_object().ok_or_else(|| ("wrong_type", "must be an object".into())));
+    map.into_iter().flatten()
+}
+
+fn read_stage_timing(fields: &mut Fields<'_>, at: &At<'_>, faults: &mut Faults) -> StageTiming {
+    StageTiming {
+        green_min: fields.optional("green_min_s", at, faults, seconds(1.0, 120.0)),
+        green_max: fields.optional("green_max_s", at, faults, seconds(1.0, 600.0)),
+        yellow_change: fields.optional("yellow_change_s", at, faults, |value| match seconds(3.0, 6.0)(value) {
+            Err(("out_of_range", message)) => Err(("yellow_change_range", message)),
+            other => other,
+        }),
+        red_clearance: fields.optional("red_clearance_s", at, faults, seconds(0.0, 10.0)),
+    }
+}
+
+fn read_stage(value: &Value, at: &At<'_>, faults: &mut Faults, timing: Option<&Timing>, movements: &Numbers<'_>) -> Option<Stage> {
+    let mut fields = Fields::of(value, at, faults)?;
+    let stage_id = fields.required("id", at, faults, id);
+    let protected = read_set(&mut fields, "protected", at, faults, movements);
+    let permitted = read_set(&mut fields, "permitted", at, faults, movements);
+    fields.refuse_others(at, faults);
+
+    let timing = timing?;
+    let number = match at {
+        At::Index(_, number) => *number,
+        _ => 0,
+    };
+    let own = timing.overrides.get(&number).copied().unwrap_or_default();
+    let green_min = own.green_min.or(timing.base.green_min)?;
+    let green_max = own.green_max.or(timing.base.green_max)?;
+    if green_max < green_min {
+        faults.add(at, "out_of_range", format!("its green_max_s of {green_max} is shorter than its green_min_s of {green_min}"));
+    }
+    Some(Stage {
+        id: stage_id?,
+        protected,
+        permitted,
+        green_min,
+        green_max,
+        yellow_change: own.yellow_change.or(timing.base.yellow_change)?,
+        red_clearance: own.red_clearance.or(timing.base.red_clearance)?,
+    })
+}
+
+fn read_set(fields: &mut Fields<'_>, name: &'static str, at: &At<'_>, faults: &mut Faults, movements: &Numbers<'_>) -> MovementSet {
+    let list = at.field(name);
+    let ids = fields.optional(name, at, faults, array(0, LIMITS.movements));
+    let mut set = MovementSet::default();
+    for (i, value) in ids.into_iter().flatten().enumerate() {
+        match known(movements, "movement")(value) {
+            Ok(movement) => set.insert(movement),
+            Err((code, message)) => faults.add(&list.index(i), code, message),
+        }
+    }
+    set
+}
+
+fn read_conflicts(fields: &mut Fields<'_>, faults: &mut Faults, movements: &Numbers<'_>) -> Vec<(usize, usize)> {
+    let list = At::Root.field("conflicts");
+    let pairs = fields.optional("conflicts", &At::Root, faults, array(0, LIMITS.movements * LIMITS.movements));
+    let mut conflicts = Vec::new();
+    for (i, pair) in pairs.into_iter().flatten().enumerate() {
+        let place = list.index(i);
+        let Some([a, b]) = pair.as_array().map(Vec::as_slice) else {
+            faults.add(&place, "invalid_conflict", "must be an array of two movement ids");
+            continue;
+        };
+        match (known(movements, "movement")(a), known(movements, "movement")(b)) {
+            (Ok(a), Ok(b)) if a == b => faults.add(&place, "invalid_conflict", "a movement cannot conflict with itself"),
+            (Ok(a), Ok(b)) => conflicts.push((a, b)),
+            (a, b) => {
+                for (side, result) in [a, b].into_iter().enumerate() {
+                    if let Err((code, message)) = result {
+                        faults.add(&place.index(side), code, message);
+                    }
+                }
+            }
+        }
+    }
+    conflicts
+}
+
+fn read_time_of_day(value: &Value, at: &At<'_>, faults: &mut Faults, stages: &Numbers<'_>) -> Option<TimeOfDayPlan> {
+    let mut fields = Fields::of(value, at, faults)?;
+    let offset = fields.optional("offset_s", at, faults, seconds(0.0, 86_400.0)).unwrap_or_default();
+    let entries = fields.required("stages", at, faults, array(1, LIMITS.time_of_day_stages));
+    fields.refuse_others(at, faults);
+    let list = at.field("stages");
+    let mut plan = Vec::new();
+    for (i, value) in entries?.iter().enumerate() {
+        let place = list.index(i);
+        let Some(mut fields) = Fields::of(value, &place, faults) else { continue };
+        let stage = fields.required("stage", &place, faults, known(stages, "stage"));
+        let green = fields.required("green_s", &place, faults, seconds(0.0, 600.0));
+        fields.refuse_others(&place, faults);
+        plan.extend(stage.zip(green));
+    }
+    Some(TimeOfDayPlan { offset, stages: plan })
+}
+
+fn read_control(fields: &mut Fields<'_>, faults: &mut Faults) -> Control {
+    let mut control = Control { mode: ControlMode::Adaptive, step: Deciseconds::from_secs(5), plan_ttl: Deciseconds::from_secs(30) };
+    let at = At::Root.field("control");
+    let Some(value) = fields.raw("control") else { return control };
+    let Some(mut fields) = Fields::of(value, &at, faults) else { return control };
+    control.mode = fields.optional("mode", &at, faults, one_of(MODES)).unwrap_or(control.mode);
+    control.step = fields.optional("step_s", &at, faults, seconds(1.0, 60.0)).unwrap_or(control.step);
+    control.plan_ttl = fields.optional("plan_ttl_s", &at, faults, seconds(1.0, 300.0)).unwrap_or(control.plan_ttl);
+    if control.plan_ttl < control.step {
+        faults.add(&at.field("plan_ttl_s"), "out_of_range", "must not be shorter than step_s: every plan would expire before the next");
+    }
+    fields.refuse_others(&at, faults);
+    control
+}
+
+fn check_movements(intersection: &Intersection, faults: &mut Faults) {
+    let served = intersection.stages.iter().fold(MovementSet::default(), |all, stage| all.union(stage.movements()));
+    let list = At::Root.field("movements");
+    for (i, movement) in intersection.movements.iter().enumerate().filter(|(i, _)| !served.contains(*i)) {
+        faults.add(&list.index(i), "movement_unserved", format!("movement '{}' is green in no stage", movement.id));
+    }
+    let list = At::Root.field("stages");
+    for (i, stage) in intersection.stages.iter().enumerate() {
+        if stage.movements().is_empty() {
+            faults.add(&list.index(i), "movement_unserved", format!("stage '{}' serves no movement", stage.id));
+        }
+    }
+}
+
+fn check_conflicts(intersection: &Intersection, faults: &mut Faults) {
+    let list = At::Root.field("stages");
+    for (i, stage) in intersection.stages.iter().enumerate() {
+        for &(a, b) in &intersection.conflicts {
+            if stage.protected.contains(a) && stage.protected.contains(b) {
+                let names = [a, b].map(|m| intersection.movements.get(m).map_or("", |m| m.id.as_str()));
+                let message = format!("movements '{}' and '{}' conflict and cannot both be protected", names[0], names[1]);
+                faults.add(&list.index(i).field("protected"), "conflict_in_stage", message);
+            }
+        }
+    }
+}
+
+fn check_pedestrians(intersection: &Intersection, timing: &Timing, faults: &mut Faults) {
+    let timing_at = At::Root.field("timing");
+    let list = timing_at.field("pedestrian");
+    for (i, movement) in intersection.movements.iter().enumerate() {
+        let place = list.field(movement.id.as_str());
+        let on_foot = movement.turn == Turn::Pedestrian;
+        match timing.pedestrian.get(&i) {
+            Some(_) if !on_foot => faults.add(&place, "unknown_id", format!("movement '{}' is not a pedestrian one", movement.id)),
+            None if on_foot => faults.add(&place, "missing_field", "walk_s and clearance_s are required for a pedestrian movement"),
+            Some(&needed) => {
+                for stage in intersection.stages.iter().filter(|s| s.movements().contains(i) && s.green_min < needed) {
+                    let message =
+                        format!("walk and clearance take {needed}, but stage '{}' has a green_min_s of {}", stage.id, stage.green_min);
+                    faults.add(&place, "pedestrian_time", message);
+                }
+            }
+            None => {}
+        }
+    }
+}
+
+fn check_time_of_day(intersection: &Intersection, faults: &mut Faults) {
+    const CODE: &str = "time_of_day_plan_limit";
+    let plan = &intersection.time_of_day.stages;
+    let plan_at = At::Root.field("time_of_day_plan");
+    let list = plan_at.field("stages");
+    for (i, &(number, green)) in plan.iter().enumerate() {
+        let Some(stage) = intersection.stages.get(number) else { continue };
+        if !(stage.green_min..=stage.green_max).contains(&green) {
+            let message = format!("must be from {} to {} for stage '{}'", stage.green_min, stage.green_max, stage.id);
+            faults.add(&list.index(i).field("green_s"), CODE, message);
+        }
+        if plan.len() > 1 && plan.get((i + 1) % plan.len()).is_some_and(|next| next.0 == number) {
+            faults.add(&list.index(i).field("stage"), CODE, format!("stage '{}' follows itself", stage.id));
+        }
+    }
+    for (m, movement) in intersection.movements.iter().enumerate() {
+        match red_in_plan(intersection, m) {
+            None => faults.add(&list, CODE, format!("movement '{}' is never green", movement.id)),
+            Some(red) if red > intersection.red_max => {
+                let message = format!("movement '{}' is red for {red}, longer than red_max_s of {}", movement.id, intersection.red_max);
+                faults.add(&list, CODE, message);
+            }
+            Some(_) => {}
+        }
+    }
+}
+
+/// Longest red of a movement in the time-of-day plan; none if it is never green.
+fn red_in_plan(intersection: &Intersection, movement: usize) -> Option<Deciseconds> {
+    let plan = &intersection.time_of_day.stages;
+    let green = |entry: &(usize, Deciseconds)| intersection.movements_of(entry.0).contains(movement);
+    let first = plan.iter().position(green)?;
+    let (mut red, mut longest) = (Deciseconds::ZERO, Deciseconds::ZERO);
+    let mut before: Option<&(usize, Deciseconds)> = None;
+    for entry in plan.iter().cycle().skip(first).take(plan.len() + 1) {
+        if let Some(before) = before {
+            let clearance = intersection.clearance(before.0);
+            if green(entry) {
+                // Green in both stages: the movement keeps its green through the change.
+                longest = longest.max(if green(before) { Deciseconds::ZERO } else { red + clearance });
+                red = Deciseconds::ZERO;
+            } else {
+                red = red + clearance + entry.1;
+            }
+        }
+        before = Some(entry);
+    }
+    Some(longest)
+}
+
+/// Picks the stage with the most movements not yet served until all are.
+fn cover(intersection: &Intersection) -> Vec<usize> {
+    let mut left: MovementSet = (0..intersection.movements.len()).collect();
+    let mut cover = Vec::new();
+    while !left.is_empty() {
+        let gain = |stage: &Stage| left.len() - left.minus(stage.movements()).len();
+        let best = intersection.stages.iter().enumerate().max_by_key(|(i, stage)| (gain(stage), std::cmp::Reverse(*i)));
+        match best {
+            Some((i, stage)) if gain(stage) > 0 => {
+                left = left.minus(stage.movements());
+                cover.push(i);
+            }
+            _ => break,
+        }
+    }
+    cover
+}
+
+fn check_cover(intersection: &Intersection, faults: &mut Faults) {
+    if intersection.stages.len() == 1 {
+        return;
+    }
+    let cycle: Deciseconds =
+        intersection.cover.iter().filter_map(|&i| intersection.stages.get(i)).map(|stage| stage.green_min + stage.clearance()).sum();
+    let longest_clearance = intersection.stages.iter().map(Stage::clearance).max().unwrap_or_default();
+    if cycle + longest_clearance > intersection.red_max {
+        let message =
+            format!("serving every movement once at its shortest green takes {}; red_max_s must not be shorter", cycle + longest_clearance);
+        faults.add(&At::Root.field("timing").field("red_max_s"), "red_max_unreachable", message);
+    }
+}
+
+#[cfg(test)]
+mod tests;

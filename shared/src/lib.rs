@@ -1,0 +1,23 @@
+//! What two or more Greenwave packages need: units, ids, readings, intersections, plans and the ports to the outside.
+//!
+//! Without features this crate is pure: no runtime, no SDK, no HTTP. `batch` adds the Kinesis batch processor, `http` the
+//! problem responses, `aws` the adapters for DynamoDB, Kinesis and S3.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a failing test may panic"))]
+
+pub mod fields;
+pub mod ids;
+pub mod intersection;
+pub mod memory;
+pub mod plan;
+pub mod ports;
+pub mod reading;
+pub mod units;
+pub mod wire;
+
+#[cfg(feature = "aws")]
+pub mod aws;
+#[cfg(feature = "batch")]
+pub mod batch;
+#[cfg(feature = "http")]
+pub mod http;

@@ -1,0 +1,195 @@
+//! In-memory twins of all ports: the executable port contract, used by tests and by the simulated city.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::ids::IntersectionId;
+use crate::intersection::{ETag, Intersection};
+use crate::plan::{DecisionRecord, PublishedPlan};
+use crate::ports::{
+    Clock, DecisionLog, IntersectionStore, JunctionRow, JunctionStore, Page, PlanReader, PoisonRecord, PortError, Quarantine,
+    ReadingStream, StoredIntersection, StreamRecord, WriteError,
+};
+use crate::units::Timestamp;
+
+/// Everything that Greenwave keeps, in memory. Clones share the content.
+#[derive(Clone, Default)]
+pub struct Memory(Arc<Mutex<Content>>);
+
+#[derive(Default)]
+struct Content {
+    stream: Vec<StreamRecord>,
+    intersections: BTreeMap<String, Arc<Intersection>>,
+    junctions: BTreeMap<String, JunctionRow>,
+    decisions: BTreeMap<(String, Timestamp), DecisionRecord>,
+    quarantine: BTreeMap<String, PoisonRecord>,
+}
+
+impl Memory {
+    /// An empty memory.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Content> {
+        // Every change is a single insert or remove, so a panic elsewhere leaves nothing half done.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All records of the stream, in the order of their arrival.
+    pub fn stream(&self) -> Vec<StreamRecord> {
+        self.lock().stream.clone()
+    }
+
+    /// All poison records.
+    pub fn quarantined(&self) -> Vec<PoisonRecord> {
+        self.lock().quarantine.values().cloned().collect()
+    }
+
+    /// All rows of junctions.
+    pub fn junctions(&self) -> Vec<JunctionRow> {
+        self.lock().junctions.values().cloned().collect()
+    }
+}
+
+/// The entries of a map after a key that begin with a prefix, as one page.
+fn page<V, T>(map: &BTreeMap<String, V>, prefix: &str, after: Option<&str>, limit: usize, show: impl Fn(&str, &V) -> T) -> Page<T> {
+    let start = match after {
+        Some(after) if after >= prefix => Bound::Excluded(after.to_owned()),
+        _ => Bound::Included(prefix.to_owned()),
+    };
+    let mut rows = map.range((start, Bound::Unbounded)).take_while(|(key, _)| key.starts_with(prefix)).peekable();
+    let (mut items, mut last) = (Vec::new(), None);
+    while items.len() < limit
+        && let Some((key, value)) = rows.next()
+    {
+        items.push(show(key, value));
+        last = Some(key.clone());
+    }
+    Page { items, next: rows.peek().and(last) }
+}
+
+impl ReadingStream for Memory {
+    async fn append(&self, records: &[StreamRecord]) -> Result<Vec<Result<(), PortError>>, PortError> {
+        self.lock().stream.extend_from_slice(records);
+        Ok(records.iter().map(|_| Ok(())).collect())
+    }
+}
+
+impl IntersectionStore for Memory {
+    async fn get(&self, id: &IntersectionId) -> Result<Option<StoredIntersection>, PortError> {
+        Ok(self.lock().intersections.get(id.as_str()).map(|i| (i.etag(), Arc::clone(i))))
+    }
+
+    async fn put(&self, expected: Option<&ETag>, intersection: &Intersection) -> Result<(), WriteError> {
+        let mut content = self.lock();
+        let stored = content.intersections.get(intersection.id().as_str()).map(|i| i.etag());
+        if stored.as_ref() != expected {
+            return Err(WriteError::Conflict);
+        }
+        content.intersections.insert(intersection.id().as_str().to_owned(), Arc::new(intersection.clone()));
+        Ok(())
+    }
+
+    async fn delete(&self, id: &IntersectionId, expected: &ETag) -> Result<(), WriteError> {
+        let mut content = self.lock();
+        if content.intersections.get(id.as_str()).map(|i| i.etag()) != Some(*expected) {
+            return Err(WriteError::Conflict);
+        }
+        content.intersections.remove(id.as_str());
+        Ok(())
+    }
+
+    async fn list(&self, after: Option<&str>, limit: usize) -> Result<Page<StoredIntersection>, PortError> {
+        Ok(page(&self.lock().intersections, "", after, limit, |_, i| (i.etag(), Arc::clone(i))))
+    }
+
+    async fn ids(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Page<IntersectionId>, PortError> {
+        Ok(page(&self.lock().intersections, prefix, after, limit, |_, i| i.id().clone()))
+    }
+}
+
+impl JunctionStore for Memory {
+    async fn load(&self, id: &IntersectionId) -> Result<Option<JunctionRow>, PortError> {
+        Ok(self.lock().junctions.get(id.as_str()).cloned())
+    }
+
+    async fn save(&self, row: &JunctionRow) -> Result<(), WriteError> {
+        let mut content = self.lock();
+        let id = row.plan.intersection_id.as_str();
+        if content.junctions.get(id).map_or(0, |stored| stored.version) + 1 != row.version {
+            return Err(WriteError::Conflict);
+        }
+        content.junctions.insert(id.to_owned(), row.clone());
+        Ok(())
+    }
+}
+
+impl PlanReader for Memory {
+    async fn plan(&self, id: &IntersectionId) -> Result<Option<PublishedPlan>, PortError> {
+        Ok(self.lock().junctions.get(id.as_str()).map(|row| row.plan.clone()))
+    }
+
+    async fn plans(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Page<PublishedPlan>, PortError> {
+        Ok(page(&self.lock().junctions, prefix, after, limit, |_, row| row.plan.clone()))
+    }
+}
+
+impl DecisionLog for Memory {
+    async fn record(&self, records: &[DecisionRecord]) -> Result<(), PortError> {
+        let mut content = self.lock();
+        for record in records {
+            content.decisions.insert((record.intersection_id.as_str().to_owned(), record.as_of), record.clone());
+        }
+        Ok(())
+    }
+
+    async fn decisions(
+        &self,
+        id: &IntersectionId,
+        from: Timestamp,
+        to: Timestamp,
+        after: Option<Timestamp>,
+        limit: usize,
+    ) -> Result<Page<DecisionRecord>, PortError> {
+        let content = self.lock();
+        let first = after.map_or(from, |after| after.plus_millis(1).max(from));
+        let rows = content.decisions.range((id.as_str().to_owned(), first)..);
+        let mut rows = rows.take_while(|((key, at), _)| key == id.as_str() && *at < to).map(|(_, record)| record.clone()).peekable();
+        let items: Vec<_> = rows.by_ref().take(limit).collect();
+        let next = rows.peek().and(items.last()).map(|record| record.as_of.to_string());
+        Ok(Page { items, next })
+    }
+}
+
+impl Quarantine for Memory {
+    async fn quarantine(&self, record: &PoisonRecord) -> Result<(), PortError> {
+        self.lock().quarantine.insert(record.id.clone(), record.clone());
+        Ok(())
+    }
+}
+
+/// A clock that shows what it was set to.
+#[derive(Clone, Default)]
+pub struct ManualClock(Arc<Mutex<Timestamp>>);
+
+impl ManualClock {
+    /// A clock that shows this instant.
+    pub fn at(now: Timestamp) -> Self {
+        let clock = Self::default();
+        clock.set(now);
+        clock
+    }
+
+    /// Shows another instant from now on.
+    pub fn set(&self, now: Timestamp) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = now;
+    }
+}
+
+impl Clock for ManualClock {
+    fn now(&self) -> Timestamp {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,165 @@
+//! What the suite needs from outside: one trait per capability, in words of the domain.
+//!
+//! [`crate::memory`] holds the in-memory twins; `shared::aws` and the local host hold the durable ones. All of them pass
+//! the same contract tests.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use crate::ids::IntersectionId;
+use crate::intersection::{ETag, Intersection};
+use crate::plan::{DecisionRecord, PublishedPlan};
+use crate::units::Timestamp;
+
+/// Why a port could not do its work.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PortError {
+    /// The store or stream is busy, out of reach or too slow: the same call may succeed later.
+    #[error("{0} is unavailable: {1}")]
+    Unavailable(&'static str, String),
+    /// What was stored cannot be read, or was refused for what it is: the same call will fail again.
+    #[error("{0} refused or returned something unusable: {1}")]
+    Unusable(&'static str, String),
+}
+
+impl PortError {
+    /// Whether the same call may succeed later.
+    pub const fn retry(&self) -> bool {
+        matches!(self, Self::Unavailable(..))
+    }
+}
+
+/// The wall clock; read only at the edges.
+pub trait Clock: Send + Sync {
+    /// Now.
+    fn now(&self) -> Timestamp;
+}
+
+/// One record for the stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamRecord {
+    /// Partition key: records of one key keep their order.
+    pub key: String,
+    /// The encoded record.
+    pub data: Vec<u8>,
+}
+
+/// Appends records to the stream.
+pub trait ReadingStream: Send + Sync {
+    /// Appends each record; the answer says for each one, in the same order, whether it is durable.
+    ///
+    /// Two records of one key in one call have no promised order if one of them is refused: callers that need order put one
+    /// record per key into a call. At most 500 records and 5 MiB.
+    ///
+    /// # Errors
+    /// [`PortError`] if the call as a whole failed; then any of the records may or may not be on the stream.
+    fn append(&self, records: &[StreamRecord]) -> impl Future<Output = Result<Vec<Result<(), PortError>>, PortError>> + Send;
+}
+
+/// Why a conditional write did not happen.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WriteError {
+    /// Somebody else wrote first: load again and decide again.
+    #[error("the stored version is not the expected one")]
+    Conflict,
+    /// The store failed.
+    #[error(transparent)]
+    Port(#[from] PortError),
+}
+
+/// A page of a list in ascending order of id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page<T> {
+    /// The entries.
+    pub items: Vec<T>,
+    /// The key of the last entry looked at, if more follow: pass it as `after` to go on.
+    pub next: Option<String>,
+}
+
+/// A configured intersection and the tag of this very content.
+pub type StoredIntersection = (ETag, Arc<Intersection>);
+
+/// Reads and writes the configuration of intersections. Written by `operations-api` alone.
+pub trait IntersectionStore: Send + Sync {
+    /// The intersection, if it is configured.
+    fn get(&self, id: &IntersectionId) -> impl Future<Output = Result<Option<StoredIntersection>, PortError>> + Send;
+
+    /// Stores the intersection if what is stored has the expected tag (`None`: if nothing is stored).
+    fn put(&self, expected: Option<&ETag>, intersection: &Intersection) -> impl Future<Output = Result<(), WriteError>> + Send;
+
+    /// Removes the intersection if what is stored has the expected tag.
+    fn delete(&self, id: &IntersectionId, expected: &ETag) -> impl Future<Output = Result<(), WriteError>> + Send;
+
+    /// Configured intersections after the id `after`, at most `limit` (1 to 500).
+    fn list(&self, after: Option<&str>, limit: usize) -> impl Future<Output = Result<Page<StoredIntersection>, PortError>> + Send;
+
+    /// Ids alone of configured intersections that begin with `prefix`, after the id `after`, at most `limit` (1 to 500).
+    fn ids(&self, prefix: &str, after: Option<&str>, limit: usize) -> impl Future<Output = Result<Page<IntersectionId>, PortError>> + Send;
+}
+
+/// What is kept per junction: the plan that everybody may read and the state that only its writer understands.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JunctionRow {
+    /// Counts the writes; the condition of the next write.
+    pub version: u64,
+    /// The plan in force.
+    pub plan: PublishedPlan,
+    /// Encoded state of `signal-adjustment`.
+    pub state: Vec<u8>,
+}
+
+/// Reads and writes the rows of junctions. Written by `signal-adjustment` alone, one write per junction and step.
+pub trait JunctionStore: Send + Sync {
+    /// The row as last written (a consistent read).
+    fn load(&self, id: &IntersectionId) -> impl Future<Output = Result<Option<JunctionRow>, PortError>> + Send;
+
+    /// Stores the row if the stored version is `row.version - 1`; 0 means that nothing is stored.
+    fn save(&self, row: &JunctionRow) -> impl Future<Output = Result<(), WriteError>> + Send;
+}
+
+/// Reads plans. An eventually consistent read is good enough.
+pub trait PlanReader: Send + Sync {
+    /// The current plan of one junction.
+    fn plan(&self, id: &IntersectionId) -> impl Future<Output = Result<Option<PublishedPlan>, PortError>> + Send;
+
+    /// Current plans of junctions whose id begins with `prefix`, after the id `after`, at most `limit` (1 to 500).
+    fn plans(&self, prefix: &str, after: Option<&str>, limit: usize)
+    -> impl Future<Output = Result<Page<PublishedPlan>, PortError>> + Send;
+}
+
+/// Keeps decision records for as long as its retention says.
+pub trait DecisionLog: Send + Sync {
+    /// Stores the records; a record of the same junction and time is replaced.
+    fn record(&self, records: &[DecisionRecord]) -> impl Future<Output = Result<(), PortError>> + Send;
+
+    /// Records of one junction with `from <= as_of < to`, after the time `after`, oldest first, at most `limit` (1 to 500).
+    fn decisions(
+        &self,
+        id: &IntersectionId,
+        from: Timestamp,
+        to: Timestamp,
+        after: Option<Timestamp>,
+        limit: usize,
+    ) -> impl Future<Output = Result<Page<DecisionRecord>, PortError>> + Send;
+}
+
+/// A stream record that can never be processed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoisonRecord {
+    /// Shard and sequence number, unique on the stream.
+    pub id: String,
+    /// Partition key as delivered.
+    pub key: String,
+    /// The bytes as delivered.
+    pub data: Vec<u8>,
+    /// Which function gave up on it.
+    pub function: &'static str,
+    /// Why.
+    pub reason: String,
+}
+
+/// Keeps poison records until somebody looks at them.
+pub trait Quarantine: Send + Sync {
+    /// Stores the record; storing it again changes nothing.
+    fn quarantine(&self, record: &PoisonRecord) -> impl Future<Output = Result<(), PortError>> + Send;
+}
