@@ -1,1 +1,16 @@
-//! The whole city in one process.
+//! The whole city in one process: an embedded durable store and stream, a faithful event source mapping, and a bench for
+//! faults.
+//!
+//! ```text
+//! POST readings -> store (redb, group commit) -> stream -> poller + mapping -> function -> store -> GET plans
+//! ```
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a failing test may panic"))]
+
+pub mod clock;
+pub mod faults;
+pub mod mapping;
+pub mod poller;
+pub mod serve;
+pub mod store;
+pub mod stream;

@@ -1,1 +1,84 @@
-fn main() {}
+//! `greenwave`: the whole suite on one machine.
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use greenwave::serve::Host;
+
+/// Traffic signals that act on what their detectors see: the Greenwave suite on one machine.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Answer the routes of the API on 127.0.0.1.
+    Serve {
+        /// Port to listen on; 0 takes a free one.
+        #[arg(long, default_value_t = 8080)]
+        port: u16,
+        /// Where everything is kept.
+        #[arg(long, default_value = ".greenwave")]
+        data_dir: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::try_from_env("GREENWAVE_LOG").unwrap_or_else(|_| "warn".into()))
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+    let outcome = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime.block_on(run(cli.command)),
+        Err(error) => Err(error.into()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "greenwave: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(command: Command) -> Result<(), Box<dyn std::error::Error>> {
+    match command {
+        Command::Serve { port, data_dir } => {
+            let host = Host::start(&data_dir, port).await?;
+            say(&format!("Greenwave answers at http://{} and keeps its data in {}. Ctrl-C ends it.", host.address(), data_dir.display()));
+            let router = host.router();
+            host.serve(router, stop()).await?;
+            say("Everything is on disk.");
+        }
+    }
+    Ok(())
+}
+
+fn say(line: &str) {
+    // A closed pipe is no reason to stop serving.
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// Ctrl-C, or the signal with which a service manager ends a process.
+async fn stop() {
+    let interrupt = async { drop(tokio::signal::ctrl_c().await) };
+    #[cfg(unix)]
+    {
+        let terminate = async {
+            match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+                Ok(mut signal) => drop(signal.recv().await),
+                Err(_) => std::future::pending().await,
+            }
+        };
+        tokio::select! { () = interrupt => {}, () = terminate => {} }
+    }
+    #[cfg(not(unix))]
+    interrupt.await;
+}

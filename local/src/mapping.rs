@@ -28,7 +28,7 @@ use aws_lambda_events::event::streams::KinesisEventResponse;
 use serde::{Deserialize, Serialize};
 use shared::units::Timestamp;
 
-use self::lane::{Lane, Step};
+use self::lane::Lane;
 pub use self::settings::{InvalidSettings, Settings};
 use crate::stream::{Record, Sequence, lane_of};
 
@@ -110,8 +110,8 @@ pub struct Mapping {
     settings: Settings,
     lanes: Vec<Lane>,
     position: Sequence,
-    settled: Vec<Sequence>,
     discarded: Vec<Discarded>,
+    draining: bool,
 }
 
 impl Mapping {
@@ -124,13 +124,10 @@ impl Mapping {
     pub fn new(settings: Settings, checkpoints: &[Sequence]) -> Result<Self, InvalidSettings> {
         settings.check()?;
         let position = checkpoints.iter().min().copied().unwrap_or_default();
-        let settled = if checkpoints.len() == settings.parallelization_factor {
-            checkpoints.to_vec()
-        } else {
-            vec![position; settings.parallelization_factor]
-        };
-        let lanes = settled.iter().map(|&checkpoint| Lane::new(checkpoint)).collect();
-        Ok(Self { settings, lanes, position, settled, discarded: Vec::new() })
+        let lanes = settings.parallelization_factor;
+        let same = checkpoints.len() == lanes;
+        let lanes = (0..lanes).map(|lane| Lane::new(checkpoints.get(lane).copied().filter(|_| same).unwrap_or(position))).collect();
+        Ok(Self { settings, lanes, position, discarded: Vec::new(), draining: false })
     }
 
     /// Where to read on: after this record.
@@ -160,30 +157,16 @@ impl Mapping {
 
     /// What to do now; `None` if nothing, until a record arrives, a call ends or [`Self::wake_at`] has come.
     pub fn next(&mut self, now: Timestamp) -> Option<Action> {
-        let mut invocation = None;
-        for (number, lane) in self.lanes.iter_mut().enumerate() {
-            loop {
-                match lane.next(&self.settings, now) {
-                    Step::Discard(discarded) => self.discarded.push(discarded),
-                    // Whatever is to be settled goes first; the lane offers the same batch again.
-                    Step::Invoke(_) if !self.discarded.is_empty() => break,
-                    Step::Invoke(records) => {
-                        invocation = Some(Invocation { lane: number, records });
-                        break;
-                    }
-                    Step::Wait => break,
-                }
-            }
-            if invocation.is_some() {
-                break;
-            }
+        if self.draining {
+            return self.unsettled().map(Action::Settle);
         }
+        let expired = self.lanes.iter_mut().filter_map(|lane| lane.prepare(&self.settings, now));
+        self.discarded.extend(expired);
         if let Some(settlement) = self.unsettled() {
             return Some(Action::Settle(settlement));
         }
-        let invocation = invocation?;
-        self.lanes.get_mut(invocation.lane)?.start();
-        Some(Action::Invoke(invocation))
+        let mut lanes = self.lanes.iter_mut().enumerate();
+        lanes.find_map(|(lane, state)| state.start(now).map(|records| Action::Invoke(Invocation { lane, records })))
     }
 
     /// Reports how the running call of a lane ended.
@@ -197,20 +180,19 @@ impl Mapping {
         self.lanes.iter().filter_map(|lane| lane.wake_at(&self.settings)).min()
     }
 
-    /// Whether a call is under way.
-    pub fn running(&self) -> bool {
-        self.lanes.iter().any(Lane::running)
+    /// Starts no call from now on; those under way still count.
+    pub const fn drain(&mut self) {
+        self.draining = true;
     }
 
     /// What has to be stored since the last time. A lane without records stands at the end of what was read, so that an
     /// idle lane does not hold back the trimming of the stream; that alone is no reason to write.
     fn unsettled(&mut self) -> Option<Settlement> {
-        let moved = self.lanes.iter_mut().fold(false, |moved, lane| lane.take_moved() || moved);
-        if !moved && self.discarded.is_empty() {
+        let moved = self.lanes.iter_mut().filter_map(|lane| lane.take_moved().then_some(())).count();
+        if moved == 0 && self.discarded.is_empty() {
             return None;
         }
-        let checkpoints: Vec<_> = self.lanes.iter().map(|lane| lane.first().map_or(self.position, Sequence::before)).collect();
-        self.settled.clone_from(&checkpoints);
+        let checkpoints = self.lanes.iter().map(|lane| lane.first().map_or(self.position, Sequence::before)).collect();
         Some(Settlement { checkpoints, discarded: std::mem::take(&mut self.discarded) })
     }
 }

@@ -4,13 +4,13 @@ use std::any::Any;
 
 use axum::body::{Body, to_bytes};
 use axum::extract::Request;
-use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
-use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
+use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::{Router, middleware};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::fields::Fault;
@@ -25,14 +25,14 @@ pub struct Problem {
     status: StatusCode,
     code: &'static str,
     detail: String,
-    errors: Option<Value>,
-    retry_after_s: Option<u32>,
+    members: Map<String, Value>,
+    headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Problem {
     /// A problem with its code and one sentence that says what to do.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), errors: None, retry_after_s: None }
+        Self { status, code, detail: detail.into(), members: Map::new(), headers: Vec::new() }
     }
 
     /// Nothing is there.
@@ -40,17 +40,31 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "not_found", detail)
     }
 
+    /// Adds a member beside the standard ones.
+    #[must_use]
+    pub fn with(mut self, name: &'static str, value: impl Serialize) -> Self {
+        if let Ok(value) = serde_json::to_value(value) {
+            self.members.insert(name.to_owned(), value);
+        }
+        self
+    }
+
     /// The document has these faults.
     #[must_use]
-    pub fn with_errors(mut self, errors: impl Serialize) -> Self {
-        self.errors = serde_json::to_value(errors).ok();
-        self
+    pub fn with_errors(self, errors: impl Serialize) -> Self {
+        self.with("errors", errors)
     }
 
     /// The request may be repeated after so many seconds.
     #[must_use]
-    pub const fn retry_after(mut self, seconds: u32) -> Self {
-        self.retry_after_s = Some(seconds);
+    pub fn retry_after(self, seconds: u32) -> Self {
+        self.with_header(RETRY_AFTER, seconds)
+    }
+
+    /// Adds a header to the answer.
+    #[must_use]
+    pub fn with_header(mut self, name: HeaderName, value: impl TryInto<HeaderValue>) -> Self {
+        self.headers.extend(value.try_into().ok().map(|value| (name, value)));
         self
     }
 }
@@ -84,24 +98,58 @@ fn internal_error() -> Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let mut body = json!({
-            "type": format!("urn:greenwave:problem:{}", self.code),
-            "title": self.status.canonical_reason().unwrap_or("Error"),
-            "status": self.status.as_u16(),
-            "code": self.code,
-            "detail": self.detail,
-        });
-        if let (Some(errors), Some(map)) = (self.errors, body.as_object_mut()) {
-            map.insert("errors".into(), errors);
-        }
-        let mut response = (self.status, body.to_string()).into_response();
+        let standard = [
+            ("type", json!(format!("urn:greenwave:problem:{}", self.code))),
+            ("title", json!(self.status.canonical_reason().unwrap_or("Error"))),
+            ("status", json!(self.status.as_u16())),
+            ("code", json!(self.code)),
+            ("detail", json!(self.detail)),
+        ];
+        let mut body = self.members;
+        body.extend(standard.map(|(name, value)| (name.to_owned(), value)));
+        let mut response = (self.status, Value::Object(body).to_string()).into_response();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if let Some(seconds) = self.retry_after_s {
-            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
-        }
+        headers.extend(self.headers);
         response
     }
+}
+
+/// Checks that the body is said to be JSON in UTF-8, or nothing is said.
+///
+/// # Errors
+/// 415 `unsupported_media_type` if it is said to be something else.
+pub fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
+    let Some(given) = headers.get(CONTENT_TYPE) else { return Ok(()) };
+    let said = given.to_str().unwrap_or_default().to_ascii_lowercase();
+    let mut parts = said.split(';').map(str::trim);
+    let is_json = parts.next() == Some("application/json");
+    let mut charsets = parts.filter_map(|parameter| parameter.strip_prefix("charset="));
+    if is_json && charsets.all(|charset| charset.trim_matches('"') == "utf-8") {
+        return Ok(());
+    }
+    Err(unsupported(format!("Send the body as JSON in UTF-8 with the header content-type: application/json, not {given:?}.")))
+}
+
+/// The coding of the body, `identity` if the headers name none.
+///
+/// # Errors
+/// 415 `unsupported_media_type` if it is neither `identity` nor one of those offered (in lower case).
+pub fn content_coding(headers: &HeaderMap, offered: &[&'static str]) -> Result<&'static str, Problem> {
+    let mut given = headers.get_all(CONTENT_ENCODING).iter();
+    let (first, more) = (given.next(), given.next());
+    let Some(first) = first else { return Ok("identity") };
+    let said = first.to_str().unwrap_or_default().trim().to_ascii_lowercase();
+    let known = ["identity"].iter().chain(offered).find(|coding| **coding == said);
+    match (known, more) {
+        (Some(coding), None) => Ok(coding),
+        _ if offered.is_empty() => Err(unsupported("Send the body as it is, without the header content-encoding.")),
+        _ => Err(unsupported(format!("Send the body as it is, or with the header content-encoding: {}.", offered.join(" or ")))),
+    }
+}
+
+fn unsupported(detail: impl Into<String>) -> Problem {
+    Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail)
 }
 
 /// Reads a body of at most `limit` bytes.

@@ -100,9 +100,9 @@ id!(
     is_id
 );
 id!(
-    /// Names one asset: an id, or `{intersection_id}/{detector_id}` for a detector.
+    /// Names one asset: an id, or `{intersection_id}/{detector_id}` for a detector. At most 256 bytes: it is a partition key.
     AssetId,
-    |text| is_id(text) || text.split_once('/').is_some_and(|(intersection, detector)| is_id(intersection) && is_id(detector))
+    |text| is_id(text) || text.len() <= 256 && text.split_once('/').is_some_and(|(intersection, detector)| is_id(intersection) && is_id(detector))
 );
 
 #[cfg(test)]

@@ -11,13 +11,6 @@ use crate::stream::{Record, Sequence};
 /// Size of a record's JSON beside its key and data: measured on an event of this stream, rounded up.
 const ENVELOPE_BYTES: usize = 480;
 
-/// What a lane wants next.
-pub(super) enum Step {
-    Wait,
-    Invoke(Vec<Arc<Record>>),
-    Discard(Discarded),
-}
-
 /// A batch or a part of one, tried as a whole.
 #[derive(Debug)]
 struct Piece {
@@ -72,10 +65,6 @@ impl Lane {
         self.queued_bytes
     }
 
-    pub(super) const fn running(&self) -> bool {
-        self.running
-    }
-
     /// The first record that is not settled.
     pub(super) fn first(&self) -> Option<Sequence> {
         let at_hand = self.pieces.last().and_then(|piece| piece.records.first());
@@ -94,26 +83,27 @@ impl Lane {
         }
     }
 
-    pub(super) fn next(&mut self, settings: &Settings, now: Timestamp) -> Step {
-        if self.running || self.not_before.is_some_and(|at| now < at) {
-            return Step::Wait;
+    /// Forms a batch if it is time to, and takes off the piece at hand what is too old.
+    pub(super) fn prepare(&mut self, settings: &Settings, now: Timestamp) -> Option<Discarded> {
+        if self.waits(now) {
+            return None;
         }
         if self.pieces.is_empty() {
             self.form_batch(settings, now);
         }
-        if let Some(discarded) = self.expire(settings, now) {
-            return Step::Discard(discarded);
-        }
-        self.pieces.last().map_or(Step::Wait, |piece| Step::Invoke(piece.records.clone()))
+        self.expire(settings, now)
     }
 
-    /// The offered batch was handed to the function.
-    pub(super) fn start(&mut self) {
+    /// Starts a call with the piece at hand, if there is one and it may go out.
+    pub(super) fn start(&mut self, now: Timestamp) -> Option<Vec<Arc<Record>>> {
+        if self.waits(now) {
+            return None;
+        }
+        let piece = self.pieces.last_mut()?;
+        piece.invocations = piece.invocations.saturating_add(1);
         self.running = true;
         self.not_before = None;
-        if let Some(piece) = self.pieces.last_mut() {
-            piece.invocations = piece.invocations.saturating_add(1);
-        }
+        Some(piece.records.clone())
     }
 
     pub(super) fn complete(&mut self, settings: &Settings, outcome: &Outcome, now: Timestamp) -> Option<Discarded> {
@@ -141,12 +131,20 @@ impl Lane {
         }
         if settings.retries().is_some_and(|retries| piece.retries >= retries) {
             self.moved = true;
-            return Some(Discarded { condition: Condition::RetryAttemptsExhausted, invocations: piece.invocations, records: piece.records });
+            return Some(Discarded {
+                condition: Condition::RetryAttemptsExhausted,
+                invocations: piece.invocations,
+                records: piece.records,
+            });
         }
         piece.retries = piece.retries.saturating_add(1);
         let wait = settings.backoff(piece.retries);
         self.retry(piece, now.plus_millis(wait));
         None
+    }
+
+    fn waits(&self, now: Timestamp) -> bool {
+        self.running || self.not_before.is_some_and(|at| now < at)
     }
 
     fn retry(&mut self, piece: Piece, at: Timestamp) {
@@ -197,13 +195,11 @@ fn succeeded(settings: &Settings, records: &[Arc<Record>], outcome: &Outcome) ->
     if !settings.report_batch_item_failures {
         return records.len();
     }
-    response
-        .batch_item_failures
-        .iter()
-        .map(|failure| {
-            let identifier = failure.item_identifier.as_deref().unwrap_or_default();
-            records.iter().position(|record| record.sequence.to_string() == identifier).unwrap_or_default()
-        })
-        .min()
-        .unwrap_or(records.len())
+    let place = |identifier: Option<&str>| {
+        let text = identifier.unwrap_or_default();
+        let sequence = text.parse().ok().map(Sequence::new).filter(|sequence| sequence.to_string() == text)?;
+        records.binary_search_by_key(&sequence, |record| record.sequence).ok()
+    };
+    let failures = &response.batch_item_failures;
+    failures.iter().map(|failure| place(failure.item_identifier.as_deref()).unwrap_or_default()).min().unwrap_or(records.len())
 }

@@ -1,0 +1,211 @@
+//! Between HTTP and the workflows.
+
+use std::fmt::Display;
+
+use axum::extract::{FromRequestParts, Path, Query as Parameters, Request, State};
+use axum::http::header::{CONTENT_TYPE, ETAG, HeaderName, IF_MATCH, IF_NONE_MATCH, LOCATION};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde::Serialize;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use shared::http::{Problem, content_coding, read_body, require_json};
+use shared::ids::IntersectionId;
+use shared::intersection::{Intersection, LIMITS};
+use shared::ports::{DecisionLog, IntersectionStore, Page, PlanReader};
+
+use crate::configuration::{self, Refusal, Written};
+use crate::plans::{self, Found};
+use crate::precondition::{Precondition, Tags};
+use crate::query::{InvalidParameter, Query, cursor_after};
+
+/// `openapi.yaml` as JSON, made by the build script.
+const OPENAPI: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/openapi.json"));
+
+const JSON: &str = "application/json";
+
+/// All stores that the routes read and write.
+pub trait Store: IntersectionStore + PlanReader + DecisionLog + Clone + 'static {}
+
+impl<S: IntersectionStore + PlanReader + DecisionLog + Clone + 'static> Store for S {}
+
+/// All routes; the composition root adds [`shared::http::complete`].
+pub fn router<S: Store>(store: S) -> Router {
+    let intersection = get(get_intersection::<S>).put(put_intersection::<S>).delete(delete_intersection::<S>);
+    Router::new()
+        .route("/v1/intersections", get(list_intersections::<S>))
+        .route("/v1/intersections/{id}", intersection)
+        .route("/v1/intersections/{id}/plan", get(get_plan::<S>))
+        .route("/v1/intersections/{id}/decisions", get(list_decisions::<S>))
+        .route("/v1/plans", get(list_plans::<S>))
+        .route("/v1/health", get(async || Json(json!({"status": "ok", "version": env!("CARGO_PKG_VERSION")}))))
+        .route("/openapi.json", get(async || ([(CONTENT_TYPE, JSON)], OPENAPI)))
+        .with_state(store)
+}
+
+/// The id of an intersection in the path.
+struct Id(IntersectionId);
+
+impl<S: Send + Sync> FromRequestParts<S> for Id {
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let text = Path::<String>::from_request_parts(parts, state).await.map_or_else(|_| String::new(), |Path(text)| text);
+        let id = IntersectionId::try_from(text.as_str()).map_err(|e| InvalidParameter::new("id", e.to_string()))?;
+        Ok(Self(id))
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Query {
+    type Rejection = Problem;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let parameters = Parameters::<Vec<(String, String)>>::from_request_parts(parts, state).await;
+        let Parameters(parameters) = parameters.map_err(|e| InvalidParameter::new("query", e.body_text()))?;
+        Ok(Self::new(parameters))
+    }
+}
+
+async fn put_intersection<S: Store>(State(store): State<S>, Id(id): Id, request: Request) -> Result<Response, Problem> {
+    let (parts, body) = request.into_parts();
+    require_json(&parts.headers)?;
+    content_coding(&parts.headers, &[])?;
+    let precondition = precondition(&parts.headers)?;
+    let body = read_body(body, LIMITS.document_bytes, "configuration_too_large").await?;
+    let intersection = read_intersection(&body, &id)?;
+    let written = configuration::put(&store, &intersection, &precondition).await.map_err(|refusal| refused(&id, refusal))?;
+    let answer = tagged(&intersection.etag().to_string(), intersection.document().to_string().into());
+    Ok(match written {
+        Written::Created => {
+            let location = format!("/v1/intersections/{}", id.as_str().replace('#', "%23"));
+            (StatusCode::CREATED, [(LOCATION, location)], answer).into_response()
+        }
+        Written::Replaced | Written::Unchanged => answer,
+    })
+}
+
+fn read_intersection(body: &[u8], id: &IntersectionId) -> Result<Intersection, Problem> {
+    let bad = |code, detail| Problem::new(StatusCode::BAD_REQUEST, code, detail);
+    let text = std::str::from_utf8(body).map_err(|e| bad("invalid_utf8", format!("Byte {} is not UTF-8.", e.valid_up_to())))?;
+    let document: Value = serde_json::from_str(text).map_err(|e| bad("invalid_json", format!("The body is not JSON: {e}.")))?;
+    let intersection = Intersection::try_from(document)?;
+    if intersection.id() == id {
+        return Ok(intersection);
+    }
+    let detail = format!("The path names {id}, the body {}.", intersection.id());
+    let fault = json!([{"pointer": "/id", "code": "id_mismatch", "message": format!("must be {id}")}]);
+    Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "id_mismatch", detail).with_errors(fault))
+}
+
+async fn get_intersection<S: Store>(State(store): State<S>, Id(id): Id, headers: HeaderMap) -> Result<Response, Problem> {
+    let known = tags(&headers, &IF_NONE_MATCH)?;
+    let (etag, intersection) = store.get(&id).await?.ok_or_else(|| not_configured(&id))?;
+    let etag = etag.to_string();
+    Ok(if is_known(known, &etag) { unmodified(&etag) } else { tagged(&etag, intersection.document().to_string().into()) })
+}
+
+async fn delete_intersection<S: Store>(State(store): State<S>, Id(id): Id, headers: HeaderMap) -> Result<StatusCode, Problem> {
+    let precondition = Precondition { if_match: tags(&headers, &IF_MATCH)?, if_none_match: None };
+    configuration::delete(&store, &id, &precondition).await.map_err(|refusal| refused(&id, refusal))?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn list_intersections<S: Store>(State(store): State<S>, query: Query) -> Result<Response, Problem> {
+    let page = store.list(query.after_id()?.as_deref(), query.limit()?).await?;
+    let documents: Vec<_> = page.items.iter().map(|(_, intersection)| intersection.document()).collect();
+    Ok(list(&documents, page.next.as_deref().map(cursor_after)))
+}
+
+async fn get_plan<S: Store>(State(store): State<S>, Id(id): Id, headers: HeaderMap) -> Result<Response, Problem> {
+    let known = tags(&headers, &IF_NONE_MATCH)?;
+    let plan = match plans::plan(&store, &id).await? {
+        Found::Plan(plan) => json_of(&plan)?,
+        Found::NoPlan => return Err(Problem::not_found(format!("Intersection {id} has no plan yet: no readings of it have come."))),
+        Found::NotConfigured => return Err(not_configured(&id)),
+    };
+    let etag: String = Sha256::digest(&plan).iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    Ok(if is_known(known, &etag) { unmodified(&etag) } else { tagged(&etag, plan) })
+}
+
+async fn list_plans<S: Store>(State(store): State<S>, query: Query) -> Result<Response, Problem> {
+    let Page { items, next } = plans::page(&store, query.prefix()?, query.after_id()?, query.limit()?).await?;
+    Ok(list(&items, next.as_deref().map(cursor_after)))
+}
+
+async fn list_decisions<S: Store>(State(store): State<S>, Id(id): Id, query: Query) -> Result<Response, Problem> {
+    let ((from, to), after) = (query.span()?, query.after_time()?);
+    let first = after.map_or(from, |after| after.plus_millis(1).max(from));
+    if first >= to {
+        return Ok(list::<Value>(&[], None));
+    }
+    let page = store.decisions(&id, from, to, after, query.limit()?).await?;
+    Ok(list(&page.items, page.next))
+}
+
+fn list<T: Serialize>(items: &[T], next_cursor: Option<String>) -> Response {
+    #[derive(Serialize)]
+    struct Body<'a, T> {
+        items: &'a [T],
+        next_cursor: Option<String>,
+    }
+    Json(Body { items, next_cursor }).into_response()
+}
+
+fn json_of(value: &impl Serialize) -> Result<Vec<u8>, Problem> {
+    serde_json::to_vec(value).map_err(|e| shared::ports::PortError::Unusable("plan store", e.to_string()).into())
+}
+
+fn tagged(etag: &str, body: Vec<u8>) -> Response {
+    ([(CONTENT_TYPE, JSON.to_owned()), (ETAG, quoted(etag))], body).into_response()
+}
+
+fn unmodified(etag: &str) -> Response {
+    (StatusCode::NOT_MODIFIED, [(ETAG, quoted(etag))]).into_response()
+}
+
+fn is_known(known: Option<Tags>, etag: &str) -> bool {
+    known.is_some_and(|tags| tags.match_weakly(etag))
+}
+
+fn precondition(headers: &HeaderMap) -> Result<Precondition, Problem> {
+    Ok(Precondition { if_match: tags(headers, &IF_MATCH)?, if_none_match: tags(headers, &IF_NONE_MATCH)? })
+}
+
+fn tags(headers: &HeaderMap, name: &'static HeaderName) -> Result<Option<Tags>, Problem> {
+    let values: Vec<_> = headers.get_all(name).iter().map(|value| value.to_str().unwrap_or_default()).collect();
+    if values.is_empty() {
+        return Ok(None);
+    }
+    let tags = Tags::parse(&values.join(",")).map_err(|e| InvalidParameter::new(name.as_str(), e.to_string()))?;
+    Ok(Some(tags))
+}
+
+fn not_configured(id: &IntersectionId) -> Problem {
+    Problem::not_found(format!("Intersection {id} is not configured."))
+}
+
+fn refused(id: &IntersectionId, refusal: Refusal) -> Problem {
+    match refusal {
+        Refusal::Missing => not_configured(id),
+        Refusal::Failed => {
+            let detail = format!("What is stored of intersection {id} is not what the request expects. Read it again first.");
+            Problem::new(StatusCode::PRECONDITION_FAILED, "precondition_failed", detail)
+        }
+        Refusal::Required(stored) => {
+            let detail = format!("Intersection {id} exists with other content. Read it, then send its etag as if-match.");
+            Problem::new(StatusCode::PRECONDITION_REQUIRED, "precondition_required", detail).with_header(ETAG, quoted(stored))
+        }
+        Refusal::Port(error) => error.into(),
+    }
+}
+
+fn quoted(etag: impl Display) -> String {
+    format!("\"{etag}\"")
+}
+
+impl From<InvalidParameter> for Problem {
+    fn from(error: InvalidParameter) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid_parameter", format!("The parameter {error}."))
+    }
+}

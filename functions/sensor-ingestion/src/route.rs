@@ -1,0 +1,82 @@
+//! Between HTTP and the workflow.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use axum::{Json, Router};
+use serde_json::json;
+use shared::http::Problem;
+use shared::ports::{Clock, ReadingStream};
+
+use crate::body;
+use crate::split::{Unreadable, split};
+use crate::verdict::Config;
+use crate::workflow::{Ingestion, Outcome, Sleep};
+
+/// The route of ingestion; the composition root adds [`shared::http::complete`].
+pub fn router<S, C, W>(stream: S, clock: C, sleep: W, config: Config) -> Router
+where
+    S: ReadingStream + 'static,
+    C: Clock + 'static,
+    W: Sleep + 'static,
+{
+    let ingestion = Arc::new(Ingestion::new(stream, clock, sleep, config));
+    Router::new().route("/v1/readings", post(take_readings::<S, C, W>)).with_state(ingestion)
+}
+
+async fn take_readings<S, C, W>(State(ingestion): State<Arc<Ingestion<S, C, W>>>, request: Request) -> Result<Response, Problem>
+where
+    S: ReadingStream,
+    C: Clock,
+    W: Sleep,
+{
+    let (parts, body) = request.into_parts();
+    let bytes = body::read(&parts.headers, body).await?;
+    let readings = split(&bytes)?;
+    Ok(answer(ingestion.take(&readings).await))
+}
+
+impl From<Unreadable> for Problem {
+    fn from(error: Unreadable) -> Self {
+        let (status, code, detail) = match &error {
+            Unreadable::Utf8(_) => (StatusCode::BAD_REQUEST, "invalid_utf8", format!("The body is not UTF-8: {error}.")),
+            Unreadable::Json(_) => (StatusCode::BAD_REQUEST, "invalid_json", format!("The body is not JSON: {error}.")),
+            Unreadable::TooMany(_) => {
+                (StatusCode::PAYLOAD_TOO_LARGE, "too_many_readings", format!("The body has {error}. Send them in smaller parts."))
+            }
+            Unreadable::NoList => {
+                let fault = json!([{"pointer": "/readings", "code": "wrong_type", "message": error.to_string()}]);
+                return none_valid("The body has no list of readings.").with_errors(fault);
+            }
+        };
+        Self::new(status, code, detail)
+    }
+}
+
+fn none_valid(detail: impl Into<String>) -> Problem {
+    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "no_valid_readings", detail)
+}
+
+fn answer(outcome: Outcome) -> Response {
+    let Outcome { accepted, rejected, unavailable } = outcome;
+    if unavailable {
+        let detail = "The stream did not take the readings listed under rejected. Sending these, or all, again is safe.";
+        return Problem::new(StatusCode::SERVICE_UNAVAILABLE, "stream_unavailable", detail)
+            .retry_after(1)
+            .with("accepted", accepted)
+            .with("rejected", rejected)
+            .into_response();
+    }
+    if accepted == 0 {
+        let detail = match rejected.len() {
+            0 => "The body has no reading; send at least one.".to_owned(),
+            n => format!("None of {n} readings is valid; see errors."),
+        };
+        return none_valid(detail).with_errors(rejected).into_response();
+    }
+    let status = if rejected.is_empty() { StatusCode::ACCEPTED } else { StatusCode::MULTI_STATUS };
+    (status, Json(json!({"accepted": accepted, "rejected": rejected}))).into_response()
+}

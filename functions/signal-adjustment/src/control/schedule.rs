@@ -1,0 +1,159 @@
+//! Builds a plan stage by stage, within the envelope: whatever is wished for, what comes out can be proved.
+
+use shared::intersection::Intersection;
+use shared::units::{Deciseconds, Timestamp};
+
+use crate::plan::{PlannedStage, RedLedger, SafetyViolation, SignalPlan};
+use crate::signal::{Phase, SignalState};
+
+/// Longest time from a reading to the moment when the controller follows the plan that rests on it.
+///
+/// Two rules follow, so that a plan never asks the controller to take back what the plan before it has begun: a change that
+/// the plan in force makes within this time is kept, and a change is never planned for the time in which the next plan may
+/// be on its way. With both, a plan may arrive this late without harm.
+pub(super) const PLAN_LATENCY: Deciseconds = Deciseconds::from_secs(3);
+
+/// What the builder is asked to do with the stage it has reached.
+pub(super) struct Wish {
+    /// When its green should end.
+    pub(super) end: Timestamp,
+    /// Which stage should follow.
+    pub(super) next: usize,
+}
+
+/// A plan in the making.
+pub(super) struct Schedule<'i> {
+    intersection: &'i Intersection,
+    state: &'i SignalState,
+    ledger: RedLedger,
+    stages: Vec<PlannedStage>,
+    stage: usize,
+    start: Timestamp,
+}
+
+impl<'i> Schedule<'i> {
+    /// Begins with the running stage, or the one that is being cleared to.
+    pub(super) fn begin(intersection: &'i Intersection, state: &'i SignalState) -> Self {
+        let (stage, start) = match state.phase {
+            Phase::Green { stage, since } => (stage, since),
+            Phase::Clearing { to, until, .. } => (to, until),
+        };
+        let mut ledger = RedLedger::of(intersection, state);
+        // Deadlines of the running stage are never later than its own start.
+        let _ = ledger.serve(intersection, stage, start);
+        Self { intersection, state, ledger, stages: Vec::new(), stage, start }
+    }
+
+    /// The stage reached.
+    pub(super) const fn stage(&self) -> usize {
+        self.stage
+    }
+
+    /// When the green of the stage reached begins.
+    pub(super) const fn start(&self) -> Timestamp {
+        self.start
+    }
+
+    /// When the stage reached may end at the earliest.
+    pub(super) fn earliest_end(&self) -> Timestamp {
+        let green_min = self.intersection.stages().get(self.stage).map_or(Deciseconds::ZERO, |s| s.green_min);
+        (self.start + green_min).max(self.state.at)
+    }
+
+    /// When the stage reached must end because of its maximum green.
+    pub(super) fn green_max_end(&self) -> Timestamp {
+        let green_max = self.intersection.stages().get(self.stage).map_or(Deciseconds::ZERO, |s| s.green_max);
+        (self.start + green_max).max(self.earliest_end())
+    }
+
+    /// When the stage reached must end so that everybody else is served in time.
+    pub(super) fn red_max_end(&self) -> Timestamp {
+        let earliest = self.earliest_end();
+        earliest + self.ledger.slack(self.intersection, self.stage, earliest).unwrap_or(Deciseconds::ZERO)
+    }
+
+    /// Whether the stage may follow if the one reached ends then.
+    pub(super) fn may_follow(&self, end: Timestamp, next: usize) -> bool {
+        let Some(stage) = self.intersection.stages().get(next) else { return false };
+        let mut ahead = self.ledger.clone();
+        ahead.leave(self.intersection, self.stage, next, end);
+        let start = end + self.intersection.clearance(self.stage);
+        next != self.stage
+            && ahead.serve(self.intersection, next, start).is_ok()
+            && ahead.slack(self.intersection, next, start + stage.green_min).is_ok()
+    }
+
+    /// The stage with the most urgent movement.
+    pub(super) fn most_urgent(&self, end: Timestamp) -> Option<usize> {
+        self.ledger.most_urgent(self.intersection, self.stage, end)
+    }
+
+    /// Ends the stage reached as near to the wish as the limits allow, and goes to the next one.
+    pub(super) fn follow(&mut self, wish: &Wish) {
+        let end = self.bounded(wish.end);
+        let next = if self.may_follow(end, wish.next) { Some(wish.next) } else { self.most_urgent(end) };
+        // Without any other stage to go to, this one stays.
+        if let Some(next) = next {
+            self.change(end, next);
+        }
+    }
+
+    fn bounded(&self, wish: Timestamp) -> Timestamp {
+        let (earliest, latest) = (self.earliest_end(), self.green_max_end().min(self.red_max_end()));
+        let end = wish.min(latest).max(earliest);
+        // Not while the next plan may be on its way: later if the limits allow, else before it sets out.
+        let next_plan = self.state.at + self.intersection.control().step;
+        let (from, to) = (next_plan, next_plan + PLAN_LATENCY);
+        if end < from || end >= to {
+            end
+        } else if latest >= to {
+            to
+        } else {
+            (from - Deciseconds::new(1)).max(earliest)
+        }
+    }
+
+    fn change(&mut self, end: Timestamp, next: usize) {
+        self.stages.push(PlannedStage { stage: self.stage, start: self.start, green: end.since(self.start) });
+        self.ledger.leave(self.intersection, self.stage, next, end);
+        let start = end + self.intersection.clearance(self.stage);
+        // Lateness was excluded where there was a choice; `SignalPlan::new` has the last word.
+        let _ = self.ledger.serve(self.intersection, next, start);
+        (self.stage, self.start) = (next, start);
+    }
+
+    /// Keeps a change that the plan in force makes before this plan can be there. True if there was one.
+    pub(super) fn keep_imminent_change(&mut self, in_force: &[PlannedStage]) -> bool {
+        let Phase::Green { stage, .. } = self.state.phase else { return false };
+        let running = in_force.iter().rposition(|entry| entry.stage == stage && entry.start <= self.state.at);
+        let pair = running.and_then(|i| Some((in_force.get(i)?, in_force.get(i + 1)?)));
+        let Some((running, next)) = pair else { return false };
+        let end = running.end();
+        let imminent = end >= self.state.at && end < self.state.at + PLAN_LATENCY;
+        if imminent && end >= self.earliest_end() && end <= self.green_max_end().min(self.red_max_end()) && self.may_follow(end, next.stage) {
+            self.change(end, next.stage);
+            return true;
+        }
+        false
+    }
+
+    /// Goes on with wishes until the plan covers its time to live, then proves it.
+    pub(super) fn finish(mut self, mut wish: impl FnMut(&Self) -> Wish) -> Result<SignalPlan, SafetyViolation> {
+        let valid_until = self.state.at + self.intersection.control().plan_ttl;
+        let only_stage = self.intersection.stages().len() == 1;
+        while self.stages.len() < SignalPlan::STAGES_MAX {
+            let wanted = wish(&self);
+            let end = if only_stage { wanted.end.max(valid_until) } else { self.bounded(wanted.end) };
+            if end >= valid_until {
+                self.stages.push(PlannedStage { stage: self.stage, start: self.start, green: end.since(self.start) });
+                break;
+            }
+            let before = self.stages.len();
+            self.follow(&wanted);
+            if self.stages.len() == before {
+                break;
+            }
+        }
+        SignalPlan::new(self.intersection, self.state, self.stages)
+    }
+}

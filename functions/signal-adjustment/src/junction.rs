@@ -1,0 +1,364 @@
+//! The state of one junction between two steps: what was folded, what is assumed, what was decided.
+//!
+//! Readings come in the order of the stream. All readings of one instant form a step; a decision rests on a step and on the
+//! state before it, so a step that arrives in two parts is decided twice, the second time with everything, and the plan is
+//! the same as if it had come in one. A reading older than the newest step is late and changes nothing.
+
+use serde::{Deserialize, Serialize};
+use shared::intersection::{ControlMode, Intersection};
+use shared::plan::{PlanStage, PublishedPlan, Reason};
+use shared::reading::{SensorReading, SignalMode};
+use shared::units::{Deciseconds, Timestamp};
+
+use crate::control::{Decision, decide};
+use crate::estimate::{DetectorState, Estimate};
+use crate::plan::PlannedStage;
+use crate::signal::{Observation, Phase, SignalState};
+
+/// What a reading did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Folded {
+    /// It changed what is known.
+    New,
+    /// It was known already.
+    Replayed,
+    /// It is older than the newest step.
+    Late,
+    /// It does not bear on signals, or names something that is not configured.
+    Ignored,
+}
+
+/// What is known of a junction.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Junction {
+    /// Configuration that the numbers in this state belong to.
+    configuration: u64,
+    /// Event time of the newest step.
+    as_of: Timestamp,
+    estimate: Estimate,
+    /// The signal before the newest step.
+    before: Option<SignalState>,
+    /// The plan in force before the newest step.
+    in_force: InForce,
+    /// What the controller reported in the newest step.
+    observation: Option<Observation>,
+    /// The plan decided on the newest step.
+    decided: InForce,
+    /// Revision of the newest plan.
+    revision: u64,
+}
+
+/// Stages of a plan and how long they hold.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct InForce {
+    stages: Vec<PlannedStage>,
+    valid_until: Timestamp,
+}
+
+impl Junction {
+    /// A junction of which nothing is known yet.
+    pub fn unknown(intersection: &Intersection) -> Self {
+        Self {
+            configuration: intersection.etag().short(),
+            as_of: Timestamp::from_millis(i64::MIN),
+            estimate: Estimate::unknown(intersection),
+            before: None,
+            in_force: InForce::default(),
+            observation: None,
+            decided: InForce::default(),
+            revision: 0,
+        }
+    }
+
+    /// The state under a configuration. If it changed, what belonged to the old one is forgotten; the step and the revision
+    /// stay, so that neither time nor revision runs backwards.
+    #[must_use]
+    pub fn under(self, intersection: &Intersection) -> Self {
+        if self.configuration == intersection.etag().short() {
+            return self;
+        }
+        Self { as_of: self.as_of, revision: self.revision, ..Self::unknown(intersection) }
+    }
+
+    /// Event time of the newest step.
+    pub const fn as_of(&self) -> Timestamp {
+        self.as_of
+    }
+
+    /// Whether a reading of this time begins a new step.
+    pub fn begins_step(&self, reading: &SensorReading) -> bool {
+        matches!(reading, SensorReading::Detector(_) | SensorReading::SignalState(_)) && reading.time() > self.as_of
+    }
+
+    /// Folds one reading. Before the first reading of a new step, the newest one must have been decided.
+    pub fn fold(&mut self, intersection: &Intersection, reading: &SensorReading) -> Folded {
+        if !matches!(reading, SensorReading::Detector(_) | SensorReading::SignalState(_)) {
+            return Folded::Ignored;
+        }
+        if reading.time() < self.as_of {
+            return Folded::Late;
+        }
+        if reading.time() > self.as_of {
+            self.begin_step(intersection, reading.time());
+        }
+        match reading {
+            SensorReading::Detector(reading) => match self.estimate.fold(intersection, reading) {
+                true => Folded::New,
+                false if intersection.detectors().any(|d| *d == reading.detector_id) => Folded::Replayed,
+                // An unconfigured detector still tells the time.
+                false => Folded::Ignored,
+            },
+            SensorReading::SignalState(_) if self.observation.is_some() => Folded::Replayed,
+            SensorReading::SignalState(reading) => {
+                self.observation = Observation::of(reading, intersection);
+                if self.observation.is_some() { Folded::New } else { Folded::Ignored }
+            }
+            _ => Folded::Ignored,
+        }
+    }
+
+    fn begin_step(&mut self, intersection: &Intersection, at: Timestamp) {
+        if self.as_of > Timestamp::from_millis(i64::MIN) {
+            self.before = Some(self.signal(intersection));
+        }
+        self.in_force = std::mem::take(&mut self.decided);
+        self.observation = None;
+        self.as_of = at;
+    }
+
+    /// Stages that the controller follows at the newest step; none if the plan ran out or nobody follows it.
+    fn followed(&self, intersection: &Intersection) -> &[PlannedStage] {
+        let shadow = intersection.control().mode == ControlMode::Shadow;
+        if shadow || self.as_of > self.in_force.valid_until { &[] } else { &self.in_force.stages }
+    }
+
+    /// What the signal shows at the newest step: as reported, else as the plan in force says, else as the time of day says.
+    fn signal(&self, intersection: &Intersection) -> SignalState {
+        let at = self.as_of;
+        let followed = self.followed(intersection);
+        let Some(mut state) = self.before.clone() else {
+            return self.observation.map_or_else(
+                || SignalState::on_time_of_day(intersection, at),
+                |seen| SignalState { mode: seen.mode, ..SignalState::unknown_before(intersection, at, seen.phase) },
+            );
+        };
+        if followed.is_empty() && self.observation.is_none() {
+            return SignalState { mode: state.mode, ..SignalState::on_time_of_day(intersection, at) };
+        }
+        state.follow(intersection, followed, at);
+        if let Some(observation) = self.observation {
+            state.observe(intersection, at, observation);
+        }
+        state
+    }
+
+    /// What a decision on the newest step rests on.
+    fn inputs(&self, intersection: &Intersection) -> Inputs {
+        Inputs {
+            estimate: self.estimate.clone(),
+            state: self.signal(intersection),
+            in_force: self.followed(intersection).to_vec(),
+        }
+    }
+
+    /// Decides on the newest step. The plan is none if nothing safe could be planned.
+    pub fn decide(&mut self, intersection: &Intersection) -> (Inputs, Decision, Option<PublishedPlan>) {
+        let inputs = self.inputs(intersection);
+        let decision = inputs.decide(intersection);
+        let plan = decision.plan.as_ref().ok().map(|plan| {
+            if plan.stages() != self.newest_stages() {
+                self.revision += 1;
+            }
+            self.decided = InForce { stages: plan.stages().to_vec(), valid_until: plan.valid_until() };
+            publish(intersection, self.revision, plan, &decision)
+        });
+        if plan.is_none() {
+            self.decided = self.in_force.clone();
+        }
+        (inputs, decision, plan)
+    }
+
+    fn newest_stages(&self) -> &[PlannedStage] {
+        if self.decided.stages.is_empty() { &self.in_force.stages } else { &self.decided.stages }
+    }
+}
+
+fn publish(intersection: &Intersection, revision: u64, plan: &crate::plan::SignalPlan, decision: &Decision) -> PublishedPlan {
+    let stages = plan.stages().iter().filter_map(|entry| {
+        let stage = intersection.stages().get(entry.stage)?;
+        Some(PlanStage { stage: stage.id.clone(), start: entry.start, green_s: entry.green })
+    });
+    PublishedPlan {
+        intersection_id: intersection.id().clone(),
+        revision,
+        as_of: plan.as_of(),
+        valid_until: plan.valid_until(),
+        source: decision.source,
+        stages: stages.collect(),
+        reason: Reason { code: decision.reason.code.clone(), text: decision.reason.text.clone() },
+    }
+}
+
+/// Everything that a decision rests on, besides the configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Inputs {
+    /// What the detectors say.
+    pub estimate: Estimate,
+    /// What the signal shows.
+    pub state: SignalState,
+    /// What the controller follows until the new plan arrives.
+    pub in_force: Vec<PlannedStage>,
+}
+
+impl Inputs {
+    /// Decides; the same inputs give the same decision.
+    pub fn decide(&self, intersection: &Intersection) -> Decision {
+        decide(intersection, &self.estimate, &self.state, &self.in_force)
+    }
+}
+
+/// The stored form: instants as milliseconds from the newest step, so that a junction fits into one kilobyte.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Stored {
+    configuration: u64,
+    as_of: i64,
+    revision: u64,
+    detectors: Vec<DetectorState>,
+    before: Option<StoredSignal>,
+    in_force: StoredPlan,
+    observation: Option<(StoredPhase, u8)>,
+    decided: StoredPlan,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(crate) struct StoredSignal {
+    at: i64,
+    phase: StoredPhase,
+    mode: u8,
+    red_since: Vec<Option<i64>>,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+enum StoredPhase {
+    Green(u8, i64),
+    Clearing(u8, u8, i64),
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredPlan {
+    stages: Vec<(u8, i64, u32)>,
+    valid_until: i64,
+}
+
+/// Bytes that are no stored state.
+#[derive(Debug, thiserror::Error)]
+#[error("the stored state cannot be read: {0}")]
+pub struct UnreadableState(#[from] postcard::Error);
+
+const MODES: [SignalMode; 5] =
+    [SignalMode::Adaptive, SignalMode::TimeOfDay, SignalMode::Flash, SignalMode::Preempted, SignalMode::Manual];
+
+/// Turns instants into distances from the newest step, and back.
+#[derive(Clone, Copy)]
+struct Near(i64);
+
+impl Near {
+    const fn from(self, at: Timestamp) -> i64 {
+        at.as_millis() - self.0
+    }
+
+    const fn back(self, distance: i64) -> Timestamp {
+        Timestamp::from_millis(self.0.saturating_add(distance))
+    }
+
+    fn store_phase(self, phase: Phase) -> StoredPhase {
+        let number = |stage: usize| u8::try_from(stage).unwrap_or(u8::MAX);
+        match phase {
+            Phase::Green { stage, since } => StoredPhase::Green(number(stage), self.from(since)),
+            Phase::Clearing { from, to, until } => StoredPhase::Clearing(number(from), number(to), self.from(until)),
+        }
+    }
+
+    const fn phase(self, stored: StoredPhase) -> Phase {
+        match stored {
+            StoredPhase::Green(stage, since) => Phase::Green { stage: stage as usize, since: self.back(since) },
+            StoredPhase::Clearing(from, to, until) => {
+                Phase::Clearing { from: from as usize, to: to as usize, until: self.back(until) }
+            }
+        }
+    }
+
+    fn store_plan(self, plan: &InForce) -> StoredPlan {
+        let stages = plan.stages.iter().map(|s| (u8::try_from(s.stage).unwrap_or(u8::MAX), self.from(s.start), s.green.tenths()));
+        StoredPlan { stages: stages.collect(), valid_until: self.from(plan.valid_until) }
+    }
+
+    fn plan(self, stored: &StoredPlan) -> InForce {
+        let stages = stored.stages.iter().map(|&(stage, start, green)| PlannedStage {
+            stage: usize::from(stage),
+            start: self.back(start),
+            green: Deciseconds::new(green),
+        });
+        InForce { stages: stages.collect(), valid_until: self.back(stored.valid_until) }
+    }
+}
+
+fn store_mode(mode: SignalMode) -> u8 {
+    MODES.iter().position(|m| *m == mode).and_then(|i| u8::try_from(i).ok()).unwrap_or_default()
+}
+
+fn mode(stored: u8) -> SignalMode {
+    MODES.get(usize::from(stored)).copied().unwrap_or(SignalMode::Adaptive)
+}
+
+impl Junction {
+    /// Compact bytes for the store.
+    ///
+    /// # Errors
+    /// [`postcard::Error`] if memory runs out.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, postcard::Error> {
+        let near = Near(self.as_of.as_millis());
+        let detectors = self.estimate.detectors().iter().map(|d| DetectorState { last: d.last.map(|last| last - near.0), ..*d });
+        postcard::to_stdvec(&Stored {
+            configuration: self.configuration,
+            as_of: near.0,
+            revision: self.revision,
+            detectors: detectors.collect(),
+            before: self.before.as_ref().map(|state| StoredSignal {
+                at: near.from(state.at),
+                phase: near.store_phase(state.phase),
+                mode: store_mode(state.mode),
+                red_since: state.red_since.iter().map(|red| red.map(|since| near.from(since))).collect(),
+            }),
+            in_force: near.store_plan(&self.in_force),
+            observation: self.observation.map(|seen| (near.store_phase(seen.phase), store_mode(seen.mode))),
+            decided: near.store_plan(&self.decided),
+        })
+    }
+
+    /// Reads what [`Self::to_bytes`] wrote.
+    ///
+    /// # Errors
+    /// [`UnreadableState`] if the bytes are something else.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, UnreadableState> {
+        let stored: Stored = postcard::from_bytes(bytes)?;
+        let near = Near(stored.as_of);
+        let detectors =
+            stored.detectors.into_iter().map(|d| DetectorState { last: d.last.map(|last| last.saturating_add(near.0)), ..d });
+        Ok(Self {
+            configuration: stored.configuration,
+            as_of: Timestamp::from_millis(stored.as_of),
+            revision: stored.revision,
+            estimate: Estimate::from_detectors(detectors.collect()),
+            before: stored.before.map(|state| SignalState {
+                at: near.back(state.at),
+                phase: near.phase(state.phase),
+                mode: mode(state.mode),
+                red_since: state.red_since.iter().map(|red| red.map(|since| near.back(since))).collect(),
+            }),
+            in_force: near.plan(&stored.in_force),
+            observation: stored.observation.map(|(phase, m)| Observation { phase: near.phase(phase), mode: mode(m) }),
+            decided: near.plan(&stored.decided),
+        })
+    }
+}

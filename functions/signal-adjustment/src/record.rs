@@ -1,0 +1,152 @@
+//! Decision records: the inputs of a decision in words, and back, so that it can be decided again.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use shared::ids::{DetectorId, MovementId, StageId};
+use shared::intersection::Intersection;
+use shared::plan::{DecisionRecord, PlanStage, PublishedPlan};
+use shared::reading::SignalMode;
+use shared::units::Timestamp;
+
+use crate::control::Decision;
+use crate::estimate::{DetectorState, Estimate};
+use crate::junction::Inputs;
+use crate::plan::PlannedStage;
+use crate::signal::{Phase, SignalState};
+
+#[derive(Serialize, Deserialize)]
+struct InputsInWords {
+    signal: SignalInWords,
+    detectors: BTreeMap<DetectorId, DetectorState>,
+    in_force: Vec<PlanStage>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SignalInWords {
+    at: Timestamp,
+    stage: StageId,
+    /// Beginning of the green; while clearing, of the next green.
+    green_from: Timestamp,
+    clearing_from: Option<StageId>,
+    mode: ModeInWords,
+    red_since: BTreeMap<MovementId, Timestamp>,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum ModeInWords {
+    Adaptive,
+    TimeOfDay,
+    Flash,
+    Preempted,
+    Manual,
+}
+
+/// A record that cannot be decided again with this configuration.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UnusableRecord {
+    /// It was decided under another configuration.
+    #[error("the decision was made under configuration {0}, not under the one given")]
+    OtherConfiguration(String),
+    /// Its inputs are not complete.
+    #[error("the inputs of the record cannot be read: {0}")]
+    Inputs(String),
+}
+
+/// The record of a decision.
+pub fn record(
+    intersection: &Intersection,
+    inputs: &Inputs,
+    decision: &Decision,
+    previous: Option<&PublishedPlan>,
+    next: &PublishedPlan,
+) -> DecisionRecord {
+    DecisionRecord {
+        intersection_id: intersection.id().clone(),
+        as_of: next.as_of,
+        revision: next.revision,
+        configuration: intersection.etag(),
+        reason: next.reason.clone(),
+        // Ids, numbers and times always have a JSON form.
+        inputs: serde_json::to_value(in_words(intersection, inputs)).unwrap_or(Value::Null),
+        candidates: decision.candidates.clone(),
+        limits: decision.limits.iter().map(|limit| limit.as_str().to_owned()).collect(),
+        distrusted: decision.distrusted.clone(),
+        previous: previous.cloned(),
+        next: next.clone(),
+    }
+}
+
+/// Decides again what a record tells of.
+///
+/// # Errors
+/// [`UnusableRecord`] if it belongs to another configuration or its inputs are not complete.
+pub fn decide_again(intersection: &Intersection, record: &DecisionRecord) -> Result<Decision, UnusableRecord> {
+    if record.configuration != intersection.etag() {
+        return Err(UnusableRecord::OtherConfiguration(record.configuration.to_string()));
+    }
+    let words: InputsInWords = serde_json::from_value(record.inputs.clone()).map_err(|e| UnusableRecord::Inputs(e.to_string()))?;
+    let inputs = from_words(intersection, &words).ok_or_else(|| UnusableRecord::Inputs("an id is not configured".into()))?;
+    Ok(inputs.decide(intersection))
+}
+
+fn in_words(intersection: &Intersection, inputs: &Inputs) -> InputsInWords {
+    let stage = |number: usize| intersection.stages().get(number).map(|s| s.id.clone());
+    let (shown, green_from, clearing_from) = match inputs.state.phase {
+        Phase::Green { stage: number, since } => (stage(number), since, None),
+        Phase::Clearing { from, to, until } => (stage(to), until, stage(from)),
+    };
+    let first = || intersection.stages().first().map(|s| s.id.clone());
+    let red = intersection.movements().iter().zip(&inputs.state.red_since);
+    let in_force = inputs.in_force.iter().filter_map(|entry| {
+        Some(PlanStage { stage: stage(entry.stage)?, start: entry.start, green_s: entry.green })
+    });
+    InputsInWords {
+        signal: SignalInWords {
+            at: inputs.state.at,
+            // A state always names a stage of its intersection, and every intersection has one.
+            stage: shown.or_else(first).unwrap_or_else(|| unreachable!("an intersection has a stage")),
+            green_from,
+            clearing_from,
+            mode: match inputs.state.mode {
+                SignalMode::Adaptive => ModeInWords::Adaptive,
+                SignalMode::TimeOfDay => ModeInWords::TimeOfDay,
+                SignalMode::Flash => ModeInWords::Flash,
+                SignalMode::Preempted => ModeInWords::Preempted,
+                SignalMode::Manual => ModeInWords::Manual,
+            },
+            red_since: red.filter_map(|(movement, since)| Some((movement.id.clone(), (*since)?))).collect(),
+        },
+        detectors: intersection.detectors().cloned().zip(inputs.estimate.detectors().iter().copied()).collect(),
+        in_force: in_force.collect(),
+    }
+}
+
+fn from_words(intersection: &Intersection, words: &InputsInWords) -> Option<Inputs> {
+    let number = |id: &StageId| intersection.stages().iter().position(|stage| stage.id == *id);
+    let signal = &words.signal;
+    let stage = number(&signal.stage)?;
+    let phase = match &signal.clearing_from {
+        Some(from) => Phase::Clearing { from: number(from)?, to: stage, until: signal.green_from },
+        None => Phase::Green { stage, since: signal.green_from },
+    };
+    let mode = match signal.mode {
+        ModeInWords::Adaptive => SignalMode::Adaptive,
+        ModeInWords::TimeOfDay => SignalMode::TimeOfDay,
+        ModeInWords::Flash => SignalMode::Flash,
+        ModeInWords::Preempted => SignalMode::Preempted,
+        ModeInWords::Manual => SignalMode::Manual,
+    };
+    let red_since = intersection.movements().iter().map(|movement| signal.red_since.get(&movement.id).copied()).collect();
+    let detectors = intersection.detectors().map(|id| words.detectors.get(id).copied()).collect::<Option<Vec<_>>>()?;
+    let in_force = words.in_force.iter().map(|entry| {
+        Some(PlannedStage { stage: number(&entry.stage)?, start: entry.start, green: entry.green_s })
+    });
+    Some(Inputs {
+        estimate: Estimate::from_detectors(detectors),
+        state: SignalState { at: signal.at, phase, mode, red_since },
+        in_force: in_force.collect::<Option<Vec<_>>>()?,
+    })
+}

@@ -1,0 +1,241 @@
+//! What a signal shows and since when each movement is red: observed where the controller reports, else assumed.
+
+use shared::ids::StageId;
+use shared::intersection::Intersection;
+use shared::reading::{SignalMode, SignalStateReading};
+use shared::units::{Deciseconds, Timestamp};
+
+use crate::plan::PlannedStage;
+
+/// Green or on the way to the next green.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// The stage has been green since then.
+    Green {
+        /// Number of the stage.
+        stage: usize,
+        /// When its green began.
+        since: Timestamp,
+    },
+    /// Yellow or all red.
+    Clearing {
+        /// Number of the stage that ended.
+        from: usize,
+        /// Number of the stage that follows.
+        to: usize,
+        /// When its green begins.
+        until: Timestamp,
+    },
+}
+
+/// What the signal shows at an instant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SignalState {
+    /// The instant.
+    pub at: Timestamp,
+    /// What is green.
+    pub phase: Phase,
+    /// Who runs the signal.
+    pub mode: SignalMode,
+    /// Since when each movement is red, by its number; none while it is green.
+    pub red_since: Vec<Option<Timestamp>>,
+}
+
+/// What a controller reported, with stages by number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Observation {
+    /// Green or clearing.
+    pub phase: Phase,
+    /// Who runs the signal.
+    pub mode: SignalMode,
+}
+
+impl Observation {
+    /// Translates a reading; none if it names a stage that the intersection does not have.
+    pub fn of(reading: &SignalStateReading, intersection: &Intersection) -> Option<Self> {
+        let number = |id: &StageId| intersection.stages().iter().position(|stage| stage.id == *id);
+        let stage = number(&reading.stage)?;
+        let phase = match &reading.clearing {
+            Some((to, remaining)) => {
+                // A controller may report a clearance longer than configured; it knows best how long it will take.
+                Phase::Clearing { from: stage, to: number(to)?, until: reading.time + *remaining }
+            }
+            None => Phase::Green { stage, since: reading.time - reading.stage_elapsed },
+        };
+        Some(Self { phase, mode: reading.mode })
+    }
+}
+
+impl SignalState {
+    /// The state when nothing but the clock is known: the controller runs its time-of-day plan.
+    pub fn on_time_of_day(intersection: &Intersection, at: Timestamp) -> Self {
+        let (entry, into) = intersection.time_of_day_at(at);
+        let plan = &intersection.time_of_day().stages;
+        let Some(&(stage, green)) = plan.get(entry) else {
+            return Self::unknown_before(intersection, at, Phase::Green { stage: 0, since: at });
+        };
+        let since = at - into;
+        let phase = if into < green {
+            Phase::Green { stage, since }
+        } else {
+            let to = plan.get((entry + 1) % plan.len()).map_or(stage, |next| next.0);
+            if to == stage {
+                Phase::Green { stage, since }
+            } else {
+                Phase::Clearing { from: stage, to, until: since + green + intersection.clearance(stage) }
+            }
+        };
+        Self::unknown_before(intersection, at, phase)
+    }
+
+    /// The state in this phase when nothing is known of the time before: the time-of-day plan is assumed to have led here.
+    pub fn unknown_before(intersection: &Intersection, at: Timestamp, phase: Phase) -> Self {
+        let (stage, since) = match phase {
+            Phase::Green { stage, since } => (stage, since),
+            Phase::Clearing { from, until, .. } => (from, until - intersection.clearance(from)),
+        };
+        let mut red_since: Vec<_> = intersection.movements().iter().map(|_| Some(since)).collect();
+        let plan = &intersection.time_of_day().stages;
+        if let Some(entry) = plan.iter().position(|&(s, _)| s == stage) {
+            // Walk the plan backwards: the movements of each entry turned red when its green ended.
+            let mut green_began = match phase {
+                Phase::Green { since, .. } => since,
+                Phase::Clearing { .. } => since - plan.get(entry).map_or(Deciseconds::ZERO, |e| e.1),
+            };
+            let mut known = intersection.movements_of(stage);
+            for &(before, green) in plan.iter().rev().cycle().skip(plan.len() - entry).take(plan.len().saturating_sub(1)) {
+                let ended = green_began - intersection.clearance(before);
+                for movement in intersection.movements_of(before).minus(known).iter() {
+                    set(&mut red_since, movement, Some(ended));
+                }
+                known = known.union(intersection.movements_of(before));
+                green_began = ended - green;
+            }
+        }
+        let mut state = Self { at, phase, mode: SignalMode::Adaptive, red_since };
+        state.settle(intersection, stage, since);
+        state
+    }
+
+    /// Turns the movements of the phase green, and those of a stage that ended red.
+    fn settle(&mut self, intersection: &Intersection, was_green: usize, fallback: Timestamp) {
+        match self.phase {
+            Phase::Green { stage, .. } => {
+                for movement in intersection.movements_of(stage).iter() {
+                    set(&mut self.red_since, movement, None);
+                }
+                for movement in intersection.movements_of(was_green).minus(intersection.movements_of(stage)).iter() {
+                    turn_red(&mut self.red_since, movement, fallback);
+                }
+            }
+            Phase::Clearing { from, to, until } => {
+                let ended = (until - intersection.clearance(from)).min(self.at);
+                for movement in intersection.movements_of(from).iter() {
+                    let stays = intersection.movements_of(to).contains(movement);
+                    set(&mut self.red_since, movement, (!stays).then_some(ended));
+                }
+            }
+        }
+    }
+
+    /// The stage that is green, was until this clearance, or is about to be.
+    pub const fn stage(&self) -> usize {
+        match self.phase {
+            Phase::Green { stage, .. } => stage,
+            Phase::Clearing { to, .. } => to,
+        }
+    }
+
+    /// Takes over what the controller reported at an instant not before this state.
+    pub fn observe(&mut self, intersection: &Intersection, at: Timestamp, observation: Observation) {
+        let before = self.clone();
+        self.at = at;
+        self.mode = observation.mode;
+        self.phase = observation.phase;
+        let green = match self.phase {
+            Phase::Green { stage, .. } => intersection.movements_of(stage),
+            Phase::Clearing { from, to, .. } => intersection.movements_of(from).union(intersection.movements_of(to)),
+        };
+        // Movements that were green and no longer are turned red when the green before this one ended.
+        let ended = match (before.phase, self.phase) {
+            (Phase::Green { stage: old, .. }, Phase::Green { stage, since }) if old != stage => since - intersection.clearance(old),
+            (Phase::Clearing { from: old, .. }, Phase::Green { since, .. }) => since - intersection.clearance(old),
+            (_, Phase::Clearing { from, until, .. }) => until - intersection.clearance(from),
+            (_, Phase::Green { since, .. }) => since,
+        };
+        for movement in 0..self.red_since.len() {
+            if !green.contains(movement) {
+                turn_red(&mut self.red_since, movement, ended.min(at));
+            }
+        }
+        self.settle(intersection, self.stage(), ended.min(at));
+        if let Phase::Clearing { from, to, .. } = self.phase {
+            // What the next stage serves is still red during the clearance, unless it keeps its green.
+            for movement in intersection.movements_of(to).minus(intersection.movements_of(from)).iter() {
+                turn_red(&mut self.red_since, movement, ended.min(at));
+            }
+        }
+    }
+
+    /// The state at a later instant if the plan is followed to it. Past its last green the last stage stays green.
+    pub fn follow(&mut self, intersection: &Intersection, stages: &[PlannedStage], to: Timestamp) {
+        for next in stages {
+            let starts = next.start;
+            match self.phase {
+                Phase::Clearing { to: stage, until, .. } if until <= to => {
+                    self.at = until;
+                    self.phase = Phase::Green { stage, since: until };
+                    self.settle(intersection, stage, until);
+                }
+                _ => {}
+            }
+            let Phase::Green { stage, since } = self.phase else { break };
+            if next.stage == stage || starts <= since {
+                continue;
+            }
+            let ended = starts - intersection.clearance(stage);
+            if to < ended {
+                break;
+            }
+            self.at = ended;
+            self.phase = Phase::Clearing { from: stage, to: next.stage, until: starts };
+            self.settle(intersection, stage, ended);
+            if to < starts {
+                break;
+            }
+            self.at = starts;
+            self.phase = Phase::Green { stage: next.stage, since: starts };
+            self.settle(intersection, next.stage, starts);
+        }
+        if let Phase::Clearing { to: stage, until, .. } = self.phase
+            && until <= to
+        {
+            self.phase = Phase::Green { stage, since: until };
+            self.settle(intersection, stage, until);
+        }
+        self.at = to;
+    }
+
+    /// When the green now shown may end at the earliest: not before its minimum, not before now.
+    pub fn earliest_end(&self, intersection: &Intersection) -> Timestamp {
+        let (stage, since) = match self.phase {
+            Phase::Green { stage, since } => (stage, since),
+            Phase::Clearing { to, until, .. } => (to, until),
+        };
+        let green_min = intersection.stages().get(stage).map_or(Deciseconds::ZERO, |s| s.green_min);
+        (since + green_min).max(self.at)
+    }
+}
+
+fn set(red_since: &mut [Option<Timestamp>], movement: usize, value: Option<Timestamp>) {
+    if let Some(slot) = red_since.get_mut(movement) {
+        *slot = value;
+    }
+}
+
+/// Notes when a movement turned red, unless it was red already: the longer wait counts.
+fn turn_red(red_since: &mut [Option<Timestamp>], movement: usize, at: Timestamp) {
+    if let Some(slot) = red_since.get_mut(movement) {
+        slot.get_or_insert(at);
+    }
+}

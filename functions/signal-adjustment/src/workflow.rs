@@ -1,0 +1,247 @@
+//! One group of records of one key: read once, decide, write once with a condition.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use shared::ids::IntersectionId;
+use shared::intersection::Intersection;
+use shared::plan::{DecisionRecord, PublishedPlan};
+use shared::ports::{Clock, DecisionLog, IntersectionStore, JunctionRow, JunctionStore, PortError, WriteError};
+use shared::reading::SensorReading;
+use shared::units::{Deciseconds, Timestamp};
+use shared::wire::ReadingRecord;
+
+use crate::junction::{Folded, Junction};
+use crate::record::record;
+
+/// How often a decision is repeated when another writer was faster.
+const ATTEMPTS: usize = 3;
+/// Junctions that a warm function remembers. One takes about 2 KB and its configuration 20 KB.
+const REMEMBERED_MAX: usize = 2_000;
+
+/// Why the records of a key did not take effect. All of them may succeed when they come again.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkflowError {
+    /// A store failed.
+    #[error(transparent)]
+    Port(#[from] PortError),
+    /// Somebody else kept writing the same junction.
+    #[error("another writer was faster {ATTEMPTS} times")]
+    Contended,
+    /// A state could not be encoded.
+    #[error("the state cannot be stored: {0}")]
+    Encoding(#[from] postcard::Error),
+}
+
+/// What happened to the readings of a group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Readings that changed what is known.
+    pub folded: u32,
+    /// Readings that were known already.
+    pub replayed: u32,
+    /// Readings older than the newest step.
+    pub late: u32,
+    /// Readings that do not bear on signals.
+    pub ignored: u32,
+    /// Readings of intersections that nobody configured.
+    pub unconfigured: u32,
+    /// Decisions made.
+    pub decisions: u32,
+    /// Decisions that found no safe plan.
+    pub held: u32,
+}
+
+/// Turns records into plans.
+pub struct Workflow<S, C> {
+    store: S,
+    clock: C,
+    configuration_ttl: Deciseconds,
+    warm: Mutex<HashMap<IntersectionId, Warm>>,
+}
+
+/// What a warm function remembers of a junction: saves the reads, and the condition of the write makes it safe.
+struct Warm {
+    intersection: Arc<Intersection>,
+    read_at: Timestamp,
+    row: Option<(u64, Junction, PublishedPlan)>,
+}
+
+impl<S, C> Workflow<S, C>
+where
+    S: IntersectionStore + JunctionStore + DecisionLog,
+    C: Clock,
+{
+    /// A workflow over a store. A configuration is read again when it is older than `configuration_ttl`.
+    pub fn new(store: S, clock: C, configuration_ttl: Deciseconds) -> Self {
+        Self { store, clock, configuration_ttl, warm: Mutex::default() }
+    }
+
+    /// Handles the records of one key, in the order of the stream.
+    ///
+    /// # Errors
+    /// [`WorkflowError`] if they did not take effect; sending them again is safe.
+    pub async fn handle(&self, key: &str, records: &[ReadingRecord]) -> Result<Tally, WorkflowError> {
+        let readings = || records.iter().flat_map(|record| &record.readings);
+        let count = || u32::try_from(readings().count()).unwrap_or(u32::MAX);
+        let about_signals = readings().any(|r| matches!(r, SensorReading::Detector(_) | SensorReading::SignalState(_)));
+        let Some(id) = IntersectionId::try_from(key).ok().filter(|_| about_signals) else {
+            return Ok(Tally { ignored: count(), ..Tally::default() });
+        };
+        for _ in 0..ATTEMPTS {
+            let Some(warm) = self.remember(&id).await? else {
+                return Ok(Tally { unconfigured: count(), ..Tally::default() });
+            };
+            match self.attempt(&id, warm, readings()).await {
+                Err(WriteFailure::Conflict) => {}
+                Err(WriteFailure::Other(error)) => return Err(error),
+                Ok(tally) => return Ok(tally),
+            }
+        }
+        Err(WorkflowError::Contended)
+    }
+
+    fn warm(&self) -> MutexGuard<'_, HashMap<IntersectionId, Warm>> {
+        // Entries are inserted and removed whole; a panic elsewhere leaves none half done.
+        self.warm.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes what is remembered, reading what is missing or too old. None if nobody configured the intersection.
+    async fn remember(&self, id: &IntersectionId) -> Result<Option<Warm>, WorkflowError> {
+        let now = self.clock.now();
+        let known = self.warm().remove(id);
+        let fresh = known.as_ref().is_some_and(|warm| now >= warm.read_at && now < warm.read_at + self.configuration_ttl);
+        if fresh {
+            return Ok(known);
+        }
+        let Some((_, intersection)) = self.store.get(id).await? else { return Ok(None) };
+        Ok(Some(Warm { intersection, read_at: now, row: known.and_then(|warm| warm.row) }))
+    }
+
+    async fn attempt<'r>(
+        &self,
+        id: &IntersectionId,
+        warm: Warm,
+        readings: impl Iterator<Item = &'r SensorReading>,
+    ) -> Result<Tally, WriteFailure> {
+        let intersection = Arc::clone(&warm.intersection);
+        let stored = match warm.row {
+            Some(row) => Some(row),
+            None => self.load(id).await?,
+        };
+        let (version, junction, mut plan) = match stored {
+            Some((version, junction, plan)) => (version, junction, Some(plan)),
+            None => (0, Junction::unknown(&intersection), None),
+        };
+        let mut step = Steps { intersection: &intersection, junction: junction.under(&intersection), tally: Tally::default(), records: vec![] };
+        let mut undecided = false;
+        for reading in readings {
+            if undecided && step.junction.begins_step(reading) {
+                step.decide(&mut plan);
+                undecided = false;
+            }
+            undecided |= step.fold(reading);
+        }
+        if undecided {
+            step.decide(&mut plan);
+        }
+        let Steps { junction, tally, records, .. } = step;
+        let row = match plan {
+            Some(plan) if tally.decisions > 0 => {
+                // The record goes first: it is keyed by time, so writing it again when the row conflicts changes nothing,
+                // while a record missing after a written row would stay missing.
+                if !records.is_empty() {
+                    self.store.record(&records).await?;
+                }
+                let row = JunctionRow { version: version + 1, plan, state: junction.to_bytes()? };
+                self.store.save(&row).await?;
+                Some((row.version, junction, row.plan))
+            }
+            Some(plan) => Some((version, junction, plan)),
+            None => None,
+        };
+        let mut warm_junctions = self.warm();
+        if warm_junctions.len() >= REMEMBERED_MAX {
+            warm_junctions.clear();
+        }
+        warm_junctions.insert(id.clone(), Warm { intersection, read_at: warm.read_at, row });
+        Ok(tally)
+    }
+
+    async fn load(&self, id: &IntersectionId) -> Result<Option<(u64, Junction, PublishedPlan)>, PortError> {
+        let Some(row) = self.store.load(id).await? else { return Ok(None) };
+        match Junction::from_bytes(&row.state) {
+            Ok(junction) => Ok(Some((row.version, junction, row.plan))),
+            Err(error) => Err(PortError::Unusable("the junction's row", error.to_string())),
+        }
+    }
+}
+
+enum WriteFailure {
+    Conflict,
+    Other(WorkflowError),
+}
+
+impl From<WriteError> for WriteFailure {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Conflict => Self::Conflict,
+            WriteError::Port(error) => Self::Other(error.into()),
+        }
+    }
+}
+
+impl<E: Into<WorkflowError>> From<E> for WriteFailure {
+    fn from(error: E) -> Self {
+        Self::Other(error.into())
+    }
+}
+
+/// The steps of one group.
+struct Steps<'i> {
+    intersection: &'i Intersection,
+    junction: Junction,
+    tally: Tally,
+    records: Vec<DecisionRecord>,
+}
+
+impl Steps<'_> {
+    /// Folds a reading; true if a decision is due.
+    fn fold(&mut self, reading: &SensorReading) -> bool {
+        let folded = self.junction.fold(self.intersection, reading);
+        let count = match folded {
+            Folded::New => &mut self.tally.folded,
+            Folded::Replayed => &mut self.tally.replayed,
+            Folded::Late => &mut self.tally.late,
+            Folded::Ignored => &mut self.tally.ignored,
+        };
+        *count += 1;
+        folded == Folded::New
+    }
+
+    fn decide(&mut self, plan: &mut Option<PublishedPlan>) {
+        let (inputs, decision, decided) = self.junction.decide(self.intersection);
+        self.tally.decisions += 1;
+        match (decided, &decision.plan) {
+            (Some(next), _) => {
+                if is_news(plan.as_ref(), &next) {
+                    self.records.push(record(self.intersection, &inputs, &decision, plan.as_ref(), &next));
+                }
+                *plan = Some(next);
+            }
+            (None, outcome) => {
+                self.tally.held += 1;
+                let violation = outcome.as_ref().err().map(ToString::to_string);
+                tracing::error!(intersection = %self.intersection.id(), violation, "no safe plan was found; the last one runs out");
+            }
+        }
+    }
+}
+
+/// Whether a plan deserves a record: it changes course, or its reason, or who decides.
+fn is_news(previous: Option<&PublishedPlan>, next: &PublishedPlan) -> bool {
+    let course = |plan: &PublishedPlan| plan.stages.iter().take(2).map(|s| s.stage.clone()).collect::<Vec<_>>();
+    previous.is_none_or(|previous| {
+        previous.source != next.source || previous.reason.code != next.reason.code || course(previous) != course(next)
+    })
+}

@@ -1,0 +1,249 @@
+//! The sharded stream and the checkpoints of the mappings that read it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use redb::{ReadableTable, TableDefinition, WriteTransaction};
+use shared::ports::{PortError, ReadingStream, StreamRecord};
+use shared::units::Timestamp;
+use tokio::sync::watch;
+
+use super::{Durability, FailedBatch, Store, logs, unavailable};
+use crate::mapping::{Room, Settlement};
+use crate::stream::{Record, Sequence, shard_of};
+
+/// Limits of one call, as those of `PutRecords`.
+const APPEND_RECORDS_MAX: usize = 500;
+const APPEND_BYTES_MAX: usize = 5 * 1024 * 1024;
+/// Limits of one record.
+const RECORD_BYTES_MAX: usize = 1024 * 1024;
+const KEY_CHARS_MAX: usize = 256;
+/// Bytes of one read, so that a read takes a few milliseconds at most.
+const READ_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// How long a record stays at least, whether it was processed or not.
+const RETENTION_MS: i64 = 24 * 60 * 60 * 1000;
+/// Records that an append may trim beside two for each that it adds, so that a shard shrinks faster than it grows.
+const TRIM_BASE: usize = 8;
+
+/// (shard, number) -> (arrival, key, data).
+const STREAM: TableDefinition<(u16, u64), (i64, &str, &[u8])> = TableDefinition::new("stream");
+/// Shard -> number of its last record; outlives the record.
+const ENDS: TableDefinition<u16, u64> = TableDefinition::new("stream_ends");
+/// (mapping, shard) -> checkpoint of each lane.
+const CHECKPOINTS: TableDefinition<(&str, u16), Vec<u64>> = TableDefinition::new("checkpoints");
+
+/// Makes the tables and answers the end of each shard.
+pub(super) fn ends(transaction: &WriteTransaction, shards: u16) -> Result<Vec<u64>, redb::Error> {
+    transaction.open_table(STREAM)?;
+    transaction.open_table(CHECKPOINTS)?;
+    let ends = transaction.open_table(ENDS)?;
+    (0..shards).map(|shard| Ok(ends.get(shard)?.map_or(0, |end| end.value()))).collect()
+}
+
+impl Store {
+    /// Number of shards.
+    pub fn shards(&self) -> u16 {
+        u16::try_from(self.0.ends.len()).unwrap_or(u16::MAX)
+    }
+
+    /// The number of a shard's last record, to wait for its next one; `None` for a shard that does not exist.
+    pub fn end_of(&self, shard: u16) -> Option<watch::Receiver<u64>> {
+        self.0.ends.get(usize::from(shard)).map(watch::Sender::subscribe)
+    }
+
+    /// Records of a shard after a place, in order, as far as there is room.
+    ///
+    /// # Errors
+    /// [`PortError::Unavailable`] if the file cannot be read.
+    pub fn records_after(&self, shard: u16, after: Sequence, room: Room) -> Result<Vec<Record>, PortError> {
+        let table = self.read()?.open_table(STREAM).map_err(unavailable)?;
+        let range = table.range((shard, after.next().get())..=(shard, u64::MAX)).map_err(unavailable)?;
+        let (mut records, mut bytes) = (Vec::new(), 0);
+        for row in range.take(room.records) {
+            let (place, row) = row.map_err(unavailable)?;
+            let (arrived, key, data) = row.value();
+            let sequence = Sequence::new(place.value().1);
+            records.push(Record { sequence, key: key.to_owned(), data: data.to_owned(), arrived_at: Timestamp::from_millis(arrived) });
+            bytes += data.len();
+            if bytes >= room.bytes.min(READ_BYTES_MAX) {
+                break;
+            }
+        }
+        Ok(records)
+    }
+
+    /// Makes a mapping known, so that no record is trimmed before it had its turn.
+    ///
+    /// # Errors
+    /// [`PortError::Unavailable`] if the store cannot take it.
+    pub async fn register_mapping(&self, mapping: &str) -> Result<(), PortError> {
+        let (mapping, shards) = (mapping.to_owned(), self.shards());
+        let work = move |transaction: &WriteTransaction| {
+            let mut table = transaction.open_table(CHECKPOINTS)?;
+            for shard in 0..shards {
+                if table.get((mapping.as_str(), shard))?.is_none() {
+                    table.insert((mapping.as_str(), shard), vec![0])?;
+                }
+            }
+            Ok(())
+        };
+        self.write(Durability::Disk, work, |()| ()).await
+    }
+
+    /// Drops the checkpoints of a mapping that is no longer used; until then it holds back the trimming of the stream.
+    ///
+    /// # Errors
+    /// [`PortError::Unavailable`] if the store cannot take it.
+    pub async fn forget_mapping(&self, mapping: &str) -> Result<(), PortError> {
+        let (mapping, shards) = (mapping.to_owned(), self.shards());
+        let work = move |transaction: &WriteTransaction| {
+            let mut table = transaction.open_table(CHECKPOINTS)?;
+            for shard in 0..shards {
+                table.remove((mapping.as_str(), shard))?;
+            }
+            Ok(())
+        };
+        self.write(Durability::Disk, work, |()| ()).await
+    }
+
+    /// Checkpoints of a mapping in a shard, one per lane; none if it never ran.
+    ///
+    /// # Errors
+    /// [`PortError::Unavailable`] if the file cannot be read.
+    pub fn checkpoints(&self, mapping: &str, shard: u16) -> Result<Vec<Sequence>, PortError> {
+        let table = self.read()?.open_table(CHECKPOINTS).map_err(unavailable)?;
+        let stored = table.get((mapping, shard)).map_err(unavailable)?;
+        Ok(stored.map(|row| row.value().into_iter().map(Sequence::new).collect()).unwrap_or_default())
+    }
+
+    /// Records that a mapping has not settled yet, over all shards; those of its slowest lane count with what lies behind them.
+    ///
+    /// # Errors
+    /// [`PortError::Unavailable`] if the file cannot be read.
+    pub fn lag(&self, mapping: &str) -> Result<u64, PortError> {
+        (0..).zip(self.0.ends.iter()).try_fold(0, |lag, (shard, end)| {
+            // The end first: a checkpoint read later can only make the lag smaller.
+            let end = *end.borrow();
+            let settled = self.checkpoints(mapping, shard)?.into_iter().min().unwrap_or_default();
+            Ok(lag + end.saturating_sub(settled.get()))
+        })
+    }
+
+    /// Stores how far a mapping has come in a shard and, in the same commit, what it gave up.
+    ///
+    /// # Errors
+    /// [`PortError::Unavailable`] if the store cannot take it; nothing is stored then.
+    pub async fn settle(&self, mapping: &str, shard: u16, settlement: &Settlement) -> Result<(), PortError> {
+        let at = self.0.clock.now();
+        let failed = settlement.discarded.iter().map(|discarded| FailedBatch::new(mapping, shard, at, discarded));
+        let failed = failed.map(|batch| Ok((batch.id(), postcard::to_stdvec(&batch)?)));
+        let failed = failed.collect::<Result<Vec<_>, postcard::Error>>().map_err(unavailable)?;
+        let checkpoints: Vec<u64> = settlement.checkpoints.iter().map(|checkpoint| checkpoint.get()).collect();
+        let mapping = mapping.to_owned();
+        let work = move |transaction: &WriteTransaction| {
+            logs::insert_failed(transaction, &failed)?;
+            transaction.open_table(CHECKPOINTS)?.insert((mapping.as_str(), shard), checkpoints)?;
+            Ok(())
+        };
+        self.write(Durability::Ride, work, |()| ()).await
+    }
+}
+
+impl ReadingStream for Store {
+    async fn append(&self, records: &[StreamRecord]) -> Result<Vec<Result<(), PortError>>, PortError> {
+        let bytes: usize = records.iter().map(|record| record.key.len() + record.data.len()).sum();
+        if records.len() > APPEND_RECORDS_MAX || bytes > APPEND_BYTES_MAX {
+            return Err(PortError::Unusable("the stream", "one call takes at most 500 records and 5 MiB".into()));
+        }
+        let answers: Vec<_> = records.iter().map(check).collect();
+        let accepted: Vec<_> =
+            records.iter().zip(&answers).filter(|(_, answer)| answer.is_ok()).map(|(record, _)| record.clone()).collect();
+        if accepted.is_empty() {
+            return Ok(answers);
+        }
+        let (inner, ends, shards) = (Arc::clone(&self.0.clock), Arc::clone(&self.0.ends), self.shards());
+        let work = move |transaction: &WriteTransaction| {
+            let now = inner.now();
+            let appended = insert(transaction, &accepted, shards, now)?;
+            trim(transaction, appended.keys(), accepted.len(), now)?;
+            Ok(appended)
+        };
+        let announce = move |appended: BTreeMap<u16, u64>| {
+            for (shard, end) in appended {
+                if let Some(sender) = ends.get(usize::from(shard)) {
+                    sender.send_replace(end);
+                }
+            }
+        };
+        self.write(Durability::Disk, work, announce).await?;
+        Ok(answers)
+    }
+}
+
+fn check(record: &StreamRecord) -> Result<(), PortError> {
+    let refuse = |reason: &str| Err(PortError::Unusable("the stream", reason.into()));
+    match () {
+        () if record.key.is_empty() => refuse("a record needs a partition key"),
+        () if record.key.chars().count() > KEY_CHARS_MAX => refuse("a partition key has at most 256 characters"),
+        () if record.data.len() + record.key.len() > RECORD_BYTES_MAX => refuse("a record has at most 1 MiB"),
+        () => Ok(()),
+    }
+}
+
+/// Inserts the records and answers the new end of each shard that got one.
+fn insert(
+    transaction: &WriteTransaction,
+    records: &[StreamRecord],
+    shards: u16,
+    now: Timestamp,
+) -> Result<BTreeMap<u16, u64>, redb::Error> {
+    let mut stream = transaction.open_table(STREAM)?;
+    let mut ends = transaction.open_table(ENDS)?;
+    let mut appended = BTreeMap::new();
+    for record in records {
+        let shard = shard_of(&record.key, shards);
+        let last = match appended.get(&shard) {
+            Some(&last) => last,
+            None => ends.get(shard)?.map_or(0, |end| end.value()),
+        };
+        appended.insert(shard, last + 1);
+        stream.insert((shard, last + 1), (now.as_millis(), record.key.as_str(), record.data.as_slice()))?;
+    }
+    for (&shard, &end) in &appended {
+        ends.insert(shard, end)?;
+    }
+    Ok(appended)
+}
+
+/// Deletes records that every mapping has settled and that are past their retention, in the shards that just grew.
+fn trim<'a>(
+    transaction: &WriteTransaction,
+    shards: impl Iterator<Item = &'a u16>,
+    appended: usize,
+    now: Timestamp,
+) -> Result<(), redb::Error> {
+    let shards: BTreeSet<u16> = shards.copied().collect();
+    let mut settled: BTreeMap<u16, u64> = BTreeMap::new();
+    for row in transaction.open_table(CHECKPOINTS)?.iter()? {
+        let (key, lanes) = row?;
+        let lowest = lanes.value().into_iter().min().unwrap_or_default();
+        settled.entry(key.value().1).and_modify(|settled| *settled = lowest.min(*settled)).or_insert(lowest);
+    }
+    let mut stream = transaction.open_table(STREAM)?;
+    let oldest = now.plus_millis(-RETENTION_MS).as_millis();
+    for shard in shards {
+        let settled = settled.get(&shard).copied().unwrap_or(u64::MAX);
+        let mut expired = Vec::new();
+        for row in stream.range((shard, 0)..=(shard, settled))?.take(2 * appended + TRIM_BASE) {
+            let (place, row) = row?;
+            if row.value().0 >= oldest {
+                break;
+            }
+            expired.push(place.value());
+        }
+        for place in expired {
+            stream.remove(place)?;
+        }
+    }
+    Ok(())
+}
