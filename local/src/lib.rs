@@ -8,6 +8,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a failing test may panic"))]
 
 pub mod clock;
+pub mod demo;
 pub mod faults;
 pub mod mapping;
 pub mod poller;

@@ -54,14 +54,14 @@ pub struct Host {
 }
 
 /// How the stream calls `signal-adjustment`; `template.yaml` says the same to Lambda, but for the window: here a batch is
-/// delivered at once.
+/// delivered at once, and a record never gets too old: a laptop may have been closed over the weekend.
 pub fn signal_adjustment_settings() -> Settings {
     Settings {
         batch_size: 500,
         report_batch_item_failures: true,
         bisect_batch_on_function_error: true,
         maximum_retry_attempts: 10,
-        maximum_record_age_in_seconds: 3600,
+        maximum_record_age_in_seconds: -1,
         ..Settings::default()
     }
 }

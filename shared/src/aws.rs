@@ -52,8 +52,9 @@ where
     let (passing, text) = match error {
         SdkError::ConstructionFailure(_) => (false, chain(error)),
         SdkError::ServiceError(answer) => {
-            let (status, code) = (answer.raw().status(), error.code().unwrap_or_default());
-            (status >= 500 || status == 429 || is_passing(code), format!("{status} {code}: {}", error.message().unwrap_or_default()))
+            let (status, code) = (answer.raw().status(), error.code().unwrap_or("no code"));
+            let text = format!("{status} {code}: {}", error.message().unwrap_or("no message"));
+            (status >= 500 || status == 429 || is_passing(code), text)
         }
         _ => (true, chain(error)),
     };

@@ -304,6 +304,12 @@ impl Intersection {
         &self.cover
     }
 
+    /// Time to serve the [`Self::cover`] once at its shortest greens, coming from any stage.
+    pub fn cover_cycle(&self) -> Deciseconds {
+        let visits = self.cover.iter().filter_map(|&i| self.stages.get(i)).map(|stage| stage.green_min + stage.clearance());
+        visits.sum::<Deciseconds>() + self.stages.iter().map(Stage::clearance).max().unwrap_or_default()
+    }
+
     /// The document it was made from.
     pub const fn document(&self) -> &Value {
         &self.document
@@ -322,6 +328,13 @@ impl Intersection {
     /// Length of one cycle of the time-of-day plan: greens and clearances.
     pub fn time_of_day_cycle(&self) -> Deciseconds {
         self.time_of_day.stages.iter().map(|&(stage, green)| green + self.clearance(stage)).sum()
+    }
+
+    /// Time without green for anybody new when one stage follows another: the clearance of the first, or none if all its
+    /// movements stay green.
+    pub fn clearance_between(&self, from: usize, to: usize) -> Deciseconds {
+        let ends = self.movements_of(from).minus(self.movements_of(to));
+        if ends.is_empty() { Deciseconds::ZERO } else { self.clearance(from) }
     }
 
     /// Clearance after the stage of this number.

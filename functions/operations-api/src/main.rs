@@ -1,7 +1,10 @@
 //! Composition root of the function operations-api on Lambda.
 
 mod config;
+mod raw_path;
 
+use lambda_http::tower::ServiceExt;
+use lambda_http::{Adapter, lambda_runtime};
 use shared::aws::config::Environment;
 use shared::aws::{DynamoDb, SystemClock, telemetry};
 
@@ -13,6 +16,7 @@ async fn main() -> Result<(), lambda_http::Error> {
     telemetry::start(&environment);
     let settings = Settings::read(&environment).inspect_err(|error| tracing::error!(error = %error, "cannot start"))?;
     let aws = shared::aws::sdk_config().await;
-    let store = DynamoDb::new(&aws, settings.tables, settings.decisions_retention_days, SystemClock);
-    lambda_http::run(shared::http::complete(operations_api::router(store))).await
+    let store = DynamoDb::new(&aws, settings.tables, SystemClock);
+    let router = shared::http::complete(operations_api::router(store));
+    lambda_runtime::run(Adapter::from(router).map_request(raw_path::encode)).await
 }

@@ -100,9 +100,7 @@ impl Query {
     }
 
     fn time(&self, name: &'static str) -> Result<Option<Timestamp>, InvalidParameter> {
-        let parse = |text| {
-            Timestamp::parse(text).map_err(|e| InvalidParameter::new(name, format!("{e}; write the + of an offset as %2B")))
-        };
+        let parse = |text| Timestamp::parse(text).map_err(|e| InvalidParameter::new(name, format!("{e}; write the + of an offset as %2B")));
         self.get(name)?.map(parse).transpose()
     }
 }

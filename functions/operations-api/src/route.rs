@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 
+use axum::body::Bytes;
 use axum::extract::{FromRequestParts, Path, Query as Parameters, Request, State};
 use axum::http::header::{CONTENT_TYPE, ETAG, HeaderName, IF_MATCH, IF_NONE_MATCH, LOCATION};
 use axum::http::request::Parts;
@@ -124,7 +125,7 @@ async fn get_plan<S: Store>(State(store): State<S>, Id(id): Id, headers: HeaderM
         Found::NoPlan => return Err(Problem::not_found(format!("Intersection {id} has no plan yet: no readings of it have come."))),
         Found::NotConfigured => return Err(not_configured(&id)),
     };
-    let etag: String = Sha256::digest(&plan).iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    let etag = format!("{:x}", Bytes::copy_from_slice(&Sha256::digest(&plan)));
     Ok(if is_known(known, &etag) { unmodified(&etag) } else { tagged(&etag, plan) })
 }
 

@@ -11,10 +11,11 @@ use serde_json::json;
 use shared::http::Problem;
 use shared::ports::{Clock, ReadingStream};
 
+use crate::append::Sleep;
 use crate::body;
 use crate::split::{Unreadable, split};
 use crate::verdict::Config;
-use crate::workflow::{Ingestion, Outcome, Sleep};
+use crate::workflow::{Ingestion, Outcome};
 
 /// The route of ingestion; the composition root adds [`shared::http::complete`].
 pub fn router<S, C, W>(stream: S, clock: C, sleep: W, config: Config) -> Router

@@ -81,11 +81,13 @@ mod tests {
 
     #[test]
     fn what_is_not_json_is_refused_with_its_place() {
-        for (body, place) in [("", "line 1 column 0"), ("[1,]", "line 1 column 4"), ("[1]\n[2]", "line 2 column 1"), ("NaN", "line 1 column 1")] {
+        for (body, place) in
+            [("", "line 1 column 0"), ("[1,]", "line 1 column 4"), ("[1]\n[2]", "line 2 column 1"), ("NaN", "line 1 column 1")]
+        {
             let Err(Unreadable::Json(message)) = texts(body) else { panic!("{body} was taken") };
             assert!(message.ends_with(place), "{body}: {message}");
         }
-        assert_eq!(split(b"[\"\xff\"]"), Err(Unreadable::Utf8(2)));
+        assert!(matches!(split(b"[\"\xff\"]"), Err(Unreadable::Utf8(2))));
     }
 
     #[test]

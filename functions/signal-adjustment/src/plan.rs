@@ -61,7 +61,8 @@ pub enum SafetyViolation {
     /// A green is longer than the maximum.
     #[error("the green of entry {0} is longer than its maximum")]
     GreenMax(usize),
-    /// A green does not begin exactly one clearance (yellow change + red clearance) after the green before it.
+    /// A green does not begin exactly one clearance after the green before it: yellow change + red clearance, or nothing if
+    /// no movement loses its green.
     #[error("entry {0} does not begin one yellow change and red clearance after the green before it")]
     Clearance(usize),
     /// A movement would be red for too long, or could not be saved from it any more.
@@ -101,7 +102,7 @@ impl SignalPlan {
         if running != (first.stage, first.start) {
             return Err(SafetyViolation::NotRunning);
         }
-        let mut ledger = RedLedger::of(intersection, state);
+        let mut ledger = RedLedger::of(intersection, state, intersection.red_max());
         let mut before: Option<&PlannedStage> = None;
         for (i, entry) in stages.iter().enumerate() {
             let stage = intersection.stages().get(entry.stage).ok_or(SafetyViolation::UnknownStage(i))?;
@@ -109,7 +110,7 @@ impl SignalPlan {
                 if before.stage == entry.stage {
                     return Err(SafetyViolation::Repeated(i));
                 }
-                if entry.start != before.end() + intersection.clearance(before.stage) {
+                if entry.start != before.end() + intersection.clearance_between(before.stage, entry.stage) {
                     return Err(SafetyViolation::Clearance(i));
                 }
                 ledger.leave(intersection, before.stage, entry.stage, before.end());
@@ -156,6 +157,7 @@ impl SignalPlan {
 #[derive(Clone, Debug)]
 pub(crate) struct RedLedger {
     waiting: Vec<Option<Waiting>>,
+    red_max: Deciseconds,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -165,14 +167,10 @@ struct Waiting {
 }
 
 impl RedLedger {
-    /// The ledger at a state. Where the longest red cannot be kept any more, the recovery's own time is the deadline.
-    pub(crate) fn of(intersection: &Intersection, state: &SignalState) -> Self {
-        let waiting = state
-            .red_since
-            .iter()
-            .map(|red| red.map(|since| Waiting { since, deadline: since + intersection.red_max() }))
-            .collect();
-        let mut ledger = Self { waiting };
+    /// The ledger at a state, for a longest red. Where that cannot be kept any more, the recovery's own time is the deadline.
+    pub(crate) fn of(intersection: &Intersection, state: &SignalState, red_max: Deciseconds) -> Self {
+        let waiting = state.red_since.iter().map(|red| red.map(|since| Waiting { since, deadline: since + red_max })).collect();
+        let mut ledger = Self { waiting, red_max };
         let stage = state.stage();
         if let Phase::Clearing { until, .. } = state.phase {
             // Nothing can make this green come sooner.
@@ -202,7 +200,7 @@ impl RedLedger {
         let ended = intersection.movements_of(from).minus(intersection.movements_of(to));
         for movement in ended.iter() {
             if let Some(slot) = self.waiting.get_mut(movement) {
-                *slot = Some(Waiting { since: at, deadline: at + intersection.red_max() });
+                *slot = Some(Waiting { since: at, deadline: at + self.red_max });
             }
         }
     }
@@ -244,14 +242,14 @@ impl RedLedger {
     pub(crate) fn most_urgent(&self, intersection: &Intersection, from: usize, leave: Timestamp) -> Option<usize> {
         let mut ahead = self.clone();
         for movement in intersection.movements_of(from).iter() {
-            ahead.turn_red(intersection, movement, leave);
+            ahead.turn_red(movement, leave);
         }
         ahead.next_of_recovery(intersection, from)
     }
 
-    fn turn_red(&mut self, intersection: &Intersection, movement: usize, at: Timestamp) {
+    fn turn_red(&mut self, movement: usize, at: Timestamp) {
         if let Some(slot) = self.waiting.get_mut(movement) {
-            slot.get_or_insert(Waiting { since: at, deadline: at + intersection.red_max() });
+            slot.get_or_insert(Waiting { since: at, deadline: at + self.red_max });
         }
     }
 
@@ -268,12 +266,12 @@ impl RedLedger {
     /// Runs the recovery; tells of each movement its deadline and when it turns green.
     fn recover(&mut self, intersection: &Intersection, from: usize, leave: Timestamp, mut green: impl FnMut(usize, Timestamp, Timestamp)) {
         for movement in intersection.movements_of(from).iter() {
-            self.turn_red(intersection, movement, leave);
+            self.turn_red(movement, leave);
         }
         let (mut current, mut now) = (from, leave);
         // Each visit serves at least one movement, and none turns red again: the cover's cycle fits the longest red.
         while let Some(next) = self.next_of_recovery(intersection, current) {
-            let start = now + intersection.clearance(current);
+            let start = now + intersection.clearance_between(current, next);
             for movement in intersection.movements_of(next).iter() {
                 if let Some(waiting) = self.waiting.get_mut(movement).and_then(Option::take) {
                     green(movement, waiting.deadline, start);

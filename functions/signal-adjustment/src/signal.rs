@@ -158,7 +158,9 @@ impl SignalState {
         };
         // Movements that were green and no longer are turned red when the green before this one ended.
         let ended = match (before.phase, self.phase) {
-            (Phase::Green { stage: old, .. }, Phase::Green { stage, since }) if old != stage => since - intersection.clearance(old),
+            (Phase::Green { stage: old, .. }, Phase::Green { stage, since }) if old != stage => {
+                since - intersection.clearance_between(old, stage)
+            }
             (Phase::Clearing { from: old, .. }, Phase::Green { since, .. }) => since - intersection.clearance(old),
             (_, Phase::Clearing { from, until, .. }) => until - intersection.clearance(from),
             (_, Phase::Green { since, .. }) => since,
@@ -193,7 +195,7 @@ impl SignalState {
             if next.stage == stage || starts <= since {
                 continue;
             }
-            let ended = starts - intersection.clearance(stage);
+            let ended = starts - intersection.clearance_between(stage, next.stage);
             if to < ended {
                 break;
             }

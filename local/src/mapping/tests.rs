@@ -316,7 +316,7 @@ proptest! {
         let key = |s: u64| format!("J{}", flaky.keys[index(s)]);
         let mut left: BTreeMap<u64, u8> = (1..=n).map(|s| (s, flaky.failures[index(s)])).collect();
         let mut mapping = Mapping::new(flaky.settings.clone(), &[]).unwrap();
-        let (mut now, mut arrived, mut calls, mut turn) = (at(0), 0, 0_u64, 0_usize);
+        let (mut now, mut arrived, mut calls, mut turn, mut idle) = (at(0), 0, 0_u64, 0_usize, false);
         let (mut running, mut done, mut given_up): (Vec<Invocation>, BTreeSet<u64>, BTreeSet<u64>) = Default::default();
         let mut done_per_key: BTreeMap<String, u64> = BTreeMap::new();
         let mut last_checkpoints = vec![Sequence::START; flaky.settings.parallelization_factor];
@@ -327,7 +327,8 @@ proptest! {
             if arrived < n && choice < 3 {
                 arrived += 1;
                 mapping.arrive([record(arrived, &key(arrived), 0)], now);
-            } else if choice == 3 && !running.is_empty() {
+            } else if (choice == 3 || idle) && !running.is_empty() {
+                idle = false;
                 let call = running.remove(turn % running.len());
                 let called = numbers(&call.records);
                 let bad = called.iter().copied().find(|s| left[s] > 0);
@@ -368,7 +369,8 @@ proptest! {
                     None => match mapping.wake_at() {
                         Some(at) if running.is_empty() => now = now.max(at),
                         _ if arrived == n && running.is_empty() => break,
-                        _ => {}
+                        // Nothing to do but to end a call, whatever the dice say.
+                        _ => idle = arrived == n,
                     },
                 }
             }

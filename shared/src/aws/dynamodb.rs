@@ -20,10 +20,11 @@ use aws_sdk_dynamodb::config::SharedAsyncSleep;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::types::AttributeValue;
 
+use super::config::{ConfigError, Environment};
 use super::{HttpStatus, port_error};
 use crate::ports::{Clock, PortError, WriteError};
 
-/// Names of the tables.
+/// The tables.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tables {
     /// Configuration, written by `operations-api`; has the index `ids`.
@@ -32,6 +33,23 @@ pub struct Tables {
     pub junctions: String,
     /// Decision records, written by `signal-adjustment`.
     pub decisions: String,
+    /// How many days a decision record stays after it was written.
+    pub decisions_retention_days: u32,
+}
+
+impl Tables {
+    /// Reads `INTERSECTIONS_TABLE`, `JUNCTIONS_TABLE`, `DECISIONS_TABLE` and `DECISIONS_RETENTION_DAYS` (30 if absent).
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the variable that is missing or wrong.
+    pub fn read<F: Fn(&str) -> Option<String>>(environment: &Environment<F>) -> Result<Self, ConfigError> {
+        Ok(Self {
+            intersections: environment.text("INTERSECTIONS_TABLE")?,
+            junctions: environment.text("JUNCTIONS_TABLE")?,
+            decisions: environment.text("DECISIONS_TABLE")?,
+            decisions_retention_days: environment.number_or("DECISIONS_RETENTION_DAYS", 30)?,
+        })
+    }
 }
 
 /// All stores over one client. Clones share it.
@@ -39,15 +57,14 @@ pub struct Tables {
 pub struct DynamoDb<C> {
     client: Client,
     tables: Tables,
-    decisions_retention_days: u32,
     clock: C,
     sleep: Option<SharedAsyncSleep>,
 }
 
 impl<C: Clock> DynamoDb<C> {
-    /// The stores in these tables; decision records stay for so many days after `clock` shows that they were written.
-    pub fn new(config: &SdkConfig, tables: Tables, decisions_retention_days: u32, clock: C) -> Self {
-        Self { client: Client::new(config), tables, decisions_retention_days, clock, sleep: config.sleep_impl() }
+    /// The stores in these tables; `clock` tells when decision records are written, and so when they expire.
+    pub fn new(config: &SdkConfig, tables: Tables, clock: C) -> Self {
+        Self { client: Client::new(config), tables, clock, sleep: config.sleep_impl() }
     }
 }
 

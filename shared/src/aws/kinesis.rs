@@ -1,6 +1,7 @@
 //! The reading stream over Kinesis.
 
 use aws_config::SdkConfig;
+use aws_config::retry::RetryConfig;
 use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::primitives::Blob;
 use aws_sdk_kinesis::types::{PutRecordsRequestEntry, PutRecordsResultEntry};
@@ -25,7 +26,10 @@ pub struct KinesisStream {
 impl KinesisStream {
     /// The stream of this name.
     pub fn new(config: &SdkConfig, stream: impl Into<String>) -> Self {
-        Self { client: Client::new(config), stream: stream.into() }
+        // Ingestion sends again what was refused, so the client must not: five tries of 3 s and their pauses stay below the
+        // function's timeout, fifteen would not.
+        let config = aws_sdk_kinesis::config::Builder::from(config).retry_config(RetryConfig::disabled()).build();
+        Self { client: Client::from_conf(config), stream: stream.into() }
     }
 
     async fn put(&self, records: impl Iterator<Item = &StreamRecord>) -> Result<Vec<PutRecordsResultEntry>, PortError> {

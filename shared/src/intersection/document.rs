@@ -514,12 +514,9 @@ fn check_cover(intersection: &Intersection, faults: &mut Faults) {
     if intersection.stages.len() == 1 {
         return;
     }
-    let cycle: Deciseconds =
-        intersection.cover.iter().filter_map(|&i| intersection.stages.get(i)).map(|stage| stage.green_min + stage.clearance()).sum();
-    let longest_clearance = intersection.stages.iter().map(Stage::clearance).max().unwrap_or_default();
-    if cycle + longest_clearance > intersection.red_max {
-        let message =
-            format!("serving every movement once at its shortest green takes {}; red_max_s must not be shorter", cycle + longest_clearance);
+    let cycle = intersection.cover_cycle();
+    if cycle > intersection.red_max {
+        let message = format!("serving every movement once at its shortest green takes {cycle}; red_max_s must not be shorter");
         faults.add(&At::Root.field("timing").field("red_max_s"), "red_max_unreachable", message);
     }
 }

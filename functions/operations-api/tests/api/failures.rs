@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use shared::ids::IntersectionId;
 use shared::intersection::{ETag, Intersection};
 use shared::memory::Memory;
@@ -119,63 +119,60 @@ async fn a_store_that_fails_is_a_503_if_the_request_may_be_repeated_and_a_500_if
     }
 }
 
-/// A client whose writes of J1 are overtaken by junctions of these names; none deletes it.
-async fn overtaken_by(names: &[Option<&str>]) -> (Client, Unlucky) {
+fn named(junction: &Value, name: &str) -> Value {
+    let mut junction = junction.clone();
+    junction["name"] = json!(name);
+    junction
+}
+
+/// A client and a store in which the content of J1 is taken over by these names, one after each read; none deletes it.
+async fn overtaken(stored: Option<&str>, rivals: &[Option<&str>]) -> (Client, Value) {
     let store = Unlucky::default();
     let api = Client::new(store.clone()).await;
-    let rival = |name: &&str| {
-        let mut junction = api.junction();
-        junction["name"] = json!(name);
-        Intersection::try_from(junction).unwrap()
-    };
-    *store.rivals.lock().unwrap() = names.iter().rev().map(|name| name.as_ref().map(rival)).collect();
-    (api, store)
+    let junction = api.junction();
+    if let Some(name) = stored {
+        assert_eq!(api.put(&named(&junction, name)).await.status, 201);
+    }
+    let rivals = rivals.iter().rev().map(|name| name.map(|name| Intersection::try_from(named(&junction, name)).unwrap()));
+    *store.rivals.lock().unwrap() = rivals.collect();
+    (api, junction)
 }
 
 #[tokio::test]
 async fn an_overtaken_create_is_decided_again() {
-    let (api, _) = overtaken_by(&[Some("Rival")]).await;
-    assert_eq!(api.put(&api.junction()).await.problem(), (428, "precondition_required".into()));
+    let (api, junction) = overtaken(None, &[Some("rival")]).await;
+    assert_eq!(api.put(&named(&junction, "own")).await.problem(), (428, "precondition_required".into()));
 
-    let name = api.junction()["name"].as_str().unwrap().to_owned();
-    let (api, _) = overtaken_by(&[Some(&name)]).await;
-    assert_eq!(api.put(&api.junction()).await.status, 200, "the rival put the same");
+    let (api, junction) = overtaken(None, &[Some("own")]).await;
+    assert_eq!(api.put(&named(&junction, "own")).await.status, 200, "the rival put the same");
 
-    let (api, _) = overtaken_by(&[Some("Rival")]).await;
-    let only = [("if-none-match", "*")];
-    assert_eq!(api.put_if(&api.junction(), &only).await.problem(), (412, "precondition_failed".into()));
+    let (api, junction) = overtaken(None, &[Some("rival")]).await;
+    let answer = api.put_if(&named(&junction, "own"), &[("if-none-match", "*")]).await;
+    assert_eq!(answer.problem(), (412, "precondition_failed".into()));
 }
 
 #[tokio::test]
-async fn an_overtaken_update_is_a_failed_precondition() {
-    let (api, store) = overtaken_by(&[]).await;
-    let created = api.put(&api.junction()).await;
-    let mut other = api.junction();
-    other["name"] = json!("Other");
-    let mut rival = api.junction();
-    rival["name"] = json!("Rival");
-    store.rivals.lock().unwrap().push(Some(Intersection::try_from(rival.clone()).unwrap()));
-    let answer = api.put_if(&other, &[("if-match", created.header("etag"))]).await;
+async fn an_overtaken_update_is_a_failed_precondition_and_changes_nothing() {
+    let (api, junction) = overtaken(Some("first"), &[Some("rival")]).await;
+    let first = Intersection::try_from(named(&junction, "first")).unwrap().etag();
+    let answer = api.put_if(&named(&junction, "own"), &[("if-match", &format!("\"{first}\""))]).await;
     assert_eq!(answer.problem(), (412, "precondition_failed".into()));
-    assert_eq!(api.get("/v1/intersections/J1").await.json(), rival);
+    assert_eq!(api.get("/v1/intersections/J1").await.json(), named(&junction, "rival"));
 }
 
 #[tokio::test]
 async fn a_write_that_is_overtaken_each_time_gives_up() {
     for method in ["PUT", "DELETE"] {
-        let (api, store) = overtaken_by(&[]).await;
-        api.put(&api.junction()).await;
-        let rivals = overtaken_by(&[Some("A"), Some("B"), Some("C")]).await.1.rivals;
-        store.rivals.lock().unwrap().append(&mut rivals.lock().unwrap());
-        let answer = api.send(method, "/v1/intersections/J1", &[("if-match", "*")], api.junction().to_string()).await;
+        let (api, junction) = overtaken(Some("first"), &[Some("a"), Some("b"), Some("c")]).await;
+        let own = named(&junction, "own").to_string();
+        let answer = api.send(method, "/v1/intersections/J1", &[("if-match", "*")], own).await;
         assert_eq!(answer.problem(), (412, "precondition_failed".into()), "{method}");
+        assert_eq!(api.get("/v1/intersections/J1").await.json(), named(&junction, "c"), "{method}");
     }
 }
 
 #[tokio::test]
 async fn a_delete_that_a_delete_overtook_finds_nothing() {
-    let (api, store) = overtaken_by(&[]).await;
-    api.put(&api.junction()).await;
-    store.rivals.lock().unwrap().push(None);
+    let (api, _) = overtaken(Some("first"), &[None]).await;
     assert_eq!(api.send("DELETE", "/v1/intersections/J1", &[], "").await.problem(), (404, "not_found".into()));
 }

@@ -13,6 +13,9 @@ use crate::signal::{Phase, SignalState};
 /// be on its way. With both, a plan may arrive this late without harm.
 pub(super) const PLAN_LATENCY: Deciseconds = Deciseconds::from_secs(3);
 
+/// A controller looks at its plan once a second.
+const CONTROLLER_CYCLE: Deciseconds = Deciseconds::from_secs(1);
+
 /// What the builder is asked to do with the stage it has reached.
 pub(super) struct Wish {
     /// When its green should end.
@@ -25,7 +28,10 @@ pub(super) struct Wish {
 pub(super) struct Schedule<'i> {
     intersection: &'i Intersection,
     state: &'i SignalState,
+    /// Longest red less a reserve, so that there is a choice of when to change.
     ledger: RedLedger,
+    /// Longest red to the last tenth.
+    last: RedLedger,
     stages: Vec<PlannedStage>,
     stage: usize,
     start: Timestamp,
@@ -38,10 +44,18 @@ impl<'i> Schedule<'i> {
             Phase::Green { stage, since } => (stage, since),
             Phase::Clearing { to, until, .. } => (to, until),
         };
-        let mut ledger = RedLedger::of(intersection, state);
-        // Deadlines of the running stage are never later than its own start.
-        let _ = ledger.serve(intersection, stage, start);
-        Self { intersection, state, ledger, stages: Vec::new(), stage, start }
+        let red_max = intersection.red_max();
+        // The next plan, its latency and a clearance; less where the longest red leaves no room for that.
+        let wanted = intersection.control().step + PLAN_LATENCY + intersection.clearance(stage);
+        let room = red_max.saturating_sub(intersection.cover_cycle());
+        let reserve = wanted.min(Deciseconds::new(room.tenths() / 2));
+        let mut ledger = RedLedger::of(intersection, state, red_max.saturating_sub(reserve));
+        let mut last = RedLedger::of(intersection, state, red_max);
+        for ledger in [&mut ledger, &mut last] {
+            // Deadlines of the running stage are never before its own start.
+            let _ = ledger.serve(intersection, stage, start);
+        }
+        Self { intersection, state, ledger, last, stages: Vec::new(), stage, start }
     }
 
     /// The stage reached.
@@ -66,18 +80,26 @@ impl<'i> Schedule<'i> {
         (self.start + green_max).max(self.earliest_end())
     }
 
-    /// When the stage reached must end so that everybody else is served in time.
+    /// When the stage reached should end so that everybody else is served in time.
     pub(super) fn red_max_end(&self) -> Timestamp {
+        self.latest_by(&self.ledger)
+    }
+
+    fn latest_by(&self, ledger: &RedLedger) -> Timestamp {
         let earliest = self.earliest_end();
-        earliest + self.ledger.slack(self.intersection, self.stage, earliest).unwrap_or(Deciseconds::ZERO)
+        earliest + ledger.slack(self.intersection, self.stage, earliest).unwrap_or(Deciseconds::ZERO)
     }
 
     /// Whether the stage may follow if the one reached ends then.
     pub(super) fn may_follow(&self, end: Timestamp, next: usize) -> bool {
+        self.may_follow_by(&self.ledger, end, next)
+    }
+
+    fn may_follow_by(&self, ledger: &RedLedger, end: Timestamp, next: usize) -> bool {
         let Some(stage) = self.intersection.stages().get(next) else { return false };
-        let mut ahead = self.ledger.clone();
+        let mut ahead = ledger.clone();
         ahead.leave(self.intersection, self.stage, next, end);
-        let start = end + self.intersection.clearance(self.stage);
+        let start = end + self.intersection.clearance_between(self.stage, next);
         next != self.stage
             && ahead.serve(self.intersection, next, start).is_ok()
             && ahead.slack(self.intersection, next, start + stage.green_min).is_ok()
@@ -90,7 +112,7 @@ impl<'i> Schedule<'i> {
 
     /// Ends the stage reached as near to the wish as the limits allow, and goes to the next one.
     pub(super) fn follow(&mut self, wish: &Wish) {
-        let end = self.bounded(wish.end);
+        let end = self.bounded(wish);
         let next = if self.may_follow(end, wish.next) { Some(wish.next) } else { self.most_urgent(end) };
         // Without any other stage to go to, this one stays.
         if let Some(next) = next {
@@ -98,27 +120,33 @@ impl<'i> Schedule<'i> {
         }
     }
 
-    fn bounded(&self, wish: Timestamp) -> Timestamp {
-        let (earliest, latest) = (self.earliest_end(), self.green_max_end().min(self.red_max_end()));
-        let end = wish.min(latest).max(earliest);
-        // Not while the next plan may be on its way: later if the limits allow, else before it sets out.
+    fn bounded(&self, wish: &Wish) -> Timestamp {
+        let earliest = self.earliest_end();
+        let end = wish.end.min(self.green_max_end()).min(self.red_max_end()).max(earliest);
+        // A controller sets out for a stage one clearance before its start. Where nothing is cleared, that is before the end
+        // of this green, and it arrives at once: such a change is made now or left to a later plan.
+        let lead = self.intersection.clearance(self.stage).saturating_sub(self.intersection.clearance_between(self.stage, wish.next));
         let next_plan = self.state.at + self.intersection.control().step;
-        let (from, to) = (next_plan, next_plan + PLAN_LATENCY);
-        if end < from || end >= to {
+        let from = if lead == Deciseconds::ZERO { next_plan - CONTROLLER_CYCLE } else { self.state.at };
+        let to = next_plan + PLAN_LATENCY + lead;
+        // Not while the next plan may be on its way: later if the limits allow, else before it sets out.
+        if end <= from || end >= to {
             end
-        } else if latest >= to {
+        } else if self.green_max_end().min(self.latest_by(&self.last)) >= to {
             to
         } else {
-            (from - Deciseconds::new(1)).max(earliest)
+            from.max(earliest)
         }
     }
 
     fn change(&mut self, end: Timestamp, next: usize) {
         self.stages.push(PlannedStage { stage: self.stage, start: self.start, green: end.since(self.start) });
-        self.ledger.leave(self.intersection, self.stage, next, end);
-        let start = end + self.intersection.clearance(self.stage);
-        // Lateness was excluded where there was a choice; `SignalPlan::new` has the last word.
-        let _ = self.ledger.serve(self.intersection, next, start);
+        let start = end + self.intersection.clearance_between(self.stage, next);
+        for ledger in [&mut self.ledger, &mut self.last] {
+            ledger.leave(self.intersection, self.stage, next, end);
+            // Lateness was excluded where there was a choice; `SignalPlan::new` has the last word.
+            let _ = ledger.serve(self.intersection, next, start);
+        }
         (self.stage, self.start) = (next, start);
     }
 
@@ -128,9 +156,12 @@ impl<'i> Schedule<'i> {
         let running = in_force.iter().rposition(|entry| entry.stage == stage && entry.start <= self.state.at);
         let pair = running.and_then(|i| Some((in_force.get(i)?, in_force.get(i + 1)?)));
         let Some((running, next)) = pair else { return false };
-        let end = running.end();
-        let imminent = end >= self.state.at && end < self.state.at + PLAN_LATENCY;
-        if imminent && end >= self.earliest_end() && end <= self.green_max_end().min(self.red_max_end()) && self.may_follow(end, next.stage) {
+        // What was due in the controller's last look at its plan may have begun without being reported yet.
+        let due = running.end();
+        let imminent = due + CONTROLLER_CYCLE > self.state.at && due < self.state.at + PLAN_LATENCY;
+        let end = due.max(self.state.at);
+        let latest = self.green_max_end().min(self.latest_by(&self.last));
+        if imminent && end >= self.earliest_end() && end <= latest && self.may_follow_by(&self.last, end, next.stage) {
             self.change(end, next.stage);
             return true;
         }
@@ -143,7 +174,7 @@ impl<'i> Schedule<'i> {
         let only_stage = self.intersection.stages().len() == 1;
         while self.stages.len() < SignalPlan::STAGES_MAX {
             let wanted = wish(&self);
-            let end = if only_stage { wanted.end.max(valid_until) } else { self.bounded(wanted.end) };
+            let end = if only_stage { wanted.end.max(valid_until) } else { self.bounded(&wanted) };
             if end >= valid_until {
                 self.stages.push(PlannedStage { stage: self.stage, start: self.start, green: end.since(self.start) });
                 break;

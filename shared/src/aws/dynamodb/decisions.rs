@@ -42,7 +42,7 @@ impl<C: Clock> DynamoDb<C> {
 
 impl<C: Clock> DecisionLog for DynamoDb<C> {
     async fn record(&self, records: &[DecisionRecord]) -> Result<(), PortError> {
-        let expires_at = expiry(self.clock.now(), self.decisions_retention_days);
+        let expires_at = expiry(self.clock.now(), self.tables.decisions_retention_days);
         // A batch may name a key once; the last record of a key is the one that stays.
         let latest: BTreeMap<_, _> = records.iter().map(|r| ((r.intersection_id.as_str(), r.as_of), r)).collect();
         let requests: Vec<_> = latest.into_values().map(|record| request(record, expires_at)).collect::<Result<_, _>>()?;

@@ -1,0 +1,298 @@
+//! The street grid of the demo and the configuration of its junctions.
+//!
+//! Roads that run east and west are the main ones. Each leg has a lane for through and right and one for left.
+
+use serde_json::{Map, Value, json};
+use shared::fields::Fault;
+use shared::intersection::Intersection;
+
+/// Ids of all junctions begin with this.
+pub(super) const PREFIX: &str = "demo-";
+/// Time between two readings, s.
+pub(super) const STEP_S: u32 = 5;
+/// Speed of a vehicle that nothing holds up, m/s: 50 km/h.
+pub(super) const SPEED_MS: f64 = 50.0 / 3.6;
+/// Walk, s, and clearance for 14.4 m of road at 1.2 m/s. Source: MUTCD 2009, 4E.06.
+const WALK_S: u32 = 7;
+const WALK_CLEARANCE_S: u32 = 12;
+/// What each controller does alone: stages and their greens, s. Of the plans with one split for all junctions it serves the
+/// peaks with least delay (test `no_other_time_of_day_plan_is_much_better`), so that the yardstick is a fair one.
+const TIME_OF_DAY_S: [(&str, u32); 4] = [("ns", 20), ("ns_left", 6), ("ew", 25), ("ew_left", 6)];
+/// Yellow change and red clearance, s.
+const YELLOW_S: u32 = 3;
+const RED_S: u32 = 1;
+
+/// A leg of a junction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    North,
+    East,
+    South,
+    West,
+}
+
+/// What a vehicle does at a junction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    Through,
+    Right,
+    Left,
+}
+
+impl Turn {
+    const ALL: [Self; 3] = [Self::Through, Self::Right, Self::Left];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Through => "through",
+            Self::Right => "right",
+            Self::Left => "left",
+        }
+    }
+}
+
+impl Side {
+    pub(super) const ALL: [Self; 4] = [Self::North, Self::East, Self::South, Self::West];
+
+    const fn clockwise(self, quarters: usize) -> Self {
+        match (self as usize + quarters) % 4 {
+            0 => Self::North,
+            1 => Self::East,
+            2 => Self::South,
+            _ => Self::West,
+        }
+    }
+
+    pub(super) const fn opposite(self) -> Self {
+        self.clockwise(2)
+    }
+
+    /// The leg by which a vehicle leaves that comes from this one.
+    pub(super) const fn exit(self, turn: Turn) -> Self {
+        match turn {
+            Turn::Through => self.opposite(),
+            Turn::Right => self.clockwise(3),
+            Turn::Left => self.clockwise(1),
+        }
+    }
+
+    /// Time along the road of this leg at free speed, s.
+    pub(super) const fn travel_s(self) -> u32 {
+        if self.is_main() { 22 } else { 18 }
+    }
+
+    pub(super) const fn is_main(self) -> bool {
+        matches!(self, Self::East | Self::West)
+    }
+
+    pub(super) fn length_m(self) -> f64 {
+        (f64::from(self.travel_s()) * SPEED_MS * 10.0).round() / 10.0
+    }
+
+    const fn letter(self) -> char {
+        match self {
+            Self::North => 'n',
+            Self::East => 'e',
+            Self::South => 's',
+            Self::West => 'w',
+        }
+    }
+}
+
+/// A grid of junctions, numbered from 0 along the rows from the north-west corner.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct City {
+    rows: usize,
+    columns: usize,
+}
+
+impl Default for City {
+    fn default() -> Self {
+        Self { rows: 2, columns: 3 }
+    }
+}
+
+impl City {
+    pub(super) fn junctions(self) -> impl Iterator<Item = usize> {
+        0..self.rows * self.columns
+    }
+
+    /// `demo-{row}-{column}`, from 1.
+    pub(super) fn id(self, junction: usize) -> String {
+        format!("{PREFIX}{}-{}", junction / self.columns + 1, junction % self.columns + 1)
+    }
+
+    /// The junction at the other end of a leg; none where the road leaves the city.
+    pub(super) fn neighbour(self, junction: usize, side: Side) -> Option<usize> {
+        let (row, column) = (junction / self.columns, junction % self.columns);
+        match side {
+            Side::North => junction.checked_sub(self.columns),
+            Side::East => (column + 1 < self.columns).then_some(junction + 1),
+            Side::South => (row + 1 < self.rows).then_some(junction + self.columns),
+            Side::West => column.checked_sub(1).map(|_| junction - 1),
+        }
+    }
+
+    /// Number of an approach lane among all lanes of the city.
+    pub(super) const fn approach(junction: usize, side: Side, turn: Turn) -> usize {
+        (junction * 4 + side as usize) * 2 + matches!(turn, Turn::Left) as usize
+    }
+
+    /// Number of the lane by which a leg leaves the city, after all approach lanes.
+    pub(super) const fn way_out(self, junction: usize, side: Side) -> usize {
+        self.rows * self.columns * 8 + junction * 4 + side as usize
+    }
+
+    /// Lanes of the city. Those that would leave it in its middle stay empty.
+    pub(super) const fn lanes(self) -> usize {
+        self.rows * self.columns * 12
+    }
+
+    /// Number of a movement in the configuration of a junction.
+    pub(super) const fn movement(side: Side, turn: Turn) -> usize {
+        side as usize * 3 + turn as usize
+    }
+
+    /// Id of the detector of an approach lane.
+    pub(super) fn lane_id(side: Side, turn: Turn) -> String {
+        format!("{}_{}", side.letter(), if turn == Turn::Left { "left" } else { "through" })
+    }
+
+    /// Id of an exit and its detector.
+    pub(super) fn exit_id(side: Side) -> String {
+        format!("{}_out", side.letter())
+    }
+
+    /// The configuration as the cabinet of the junction knows it.
+    pub(super) fn intersection(self, junction: usize) -> Result<Intersection, Vec<Fault>> {
+        Intersection::try_from(self.document(junction))
+    }
+
+    /// The configuration as the API takes it.
+    pub(super) fn document(self, junction: usize) -> Value {
+        let (row, column) = (junction / self.columns, junction % self.columns);
+        let lane = |side: Side, turn| json!({"id": Self::lane_id(side, turn), "detector_id": Self::lane_id(side, turn), "length_m": side.length_m(), "speed_limit_kmh": 50.0});
+        let exit = |side: Side| {
+            let to = self.neighbour(junction, side).map(|next| self.id(next));
+            json!({"id": Self::exit_id(side), "detector_id": Self::exit_id(side), "length_m": side.length_m(), "to_intersection": to})
+        };
+        let drive = |(side, turn): (Side, Turn)| json!({"id": drive_id(side, turn), "from_lane": Self::lane_id(side, turn), "to_exit": Self::exit_id(side.exit(turn)), "turn": turn.name()});
+        let walks: Map<_, _> =
+            Side::ALL.map(|side| (walk_id(side), json!({"walk_s": WALK_S, "clearance_s": WALK_CLEARANCE_S}))).into_iter().collect();
+        let green_min = json!({"green_min_s": WALK_S + WALK_CLEARANCE_S});
+        json!({
+            "id": self.id(junction),
+            "name": format!("Main Street {} / Avenue {}", row + 1, column + 1),
+            "location": {"lat": tenths(509_400 - 22 * row), "lon": tenths(69_600 + 44 * column)},
+            "lanes": Side::ALL.iter().flat_map(|&side| [lane(side, Turn::Through), lane(side, Turn::Left)]).collect::<Vec<_>>(),
+            "exits": Side::ALL.map(exit),
+            "movements": drives().map(drive).chain(Side::ALL.map(|side| json!({"id": walk_id(side), "turn": "pedestrian"}))).collect::<Vec<_>>(),
+            "stages": [stage("ns", Side::North), left_stage("ns_left", Side::North), stage("ew", Side::East), left_stage("ew_left", Side::East)],
+            "conflicts": conflicts(),
+            "timing": {
+                "green_min_s": 5, "green_max_s": 60, "yellow_change_s": YELLOW_S, "red_clearance_s": RED_S, "red_max_s": 150,
+                "stages": {"ns": green_min, "ew": green_min}, "pedestrian": walks,
+            },
+            "time_of_day_plan": {
+                "offset_s": offset_s(column),
+                "stages": TIME_OF_DAY_S.map(|(stage, green)| json!({"stage": stage, "green_s": green})),
+            },
+            "control": {"mode": "adaptive", "step_s": STEP_S, "plan_ttl_s": 6 * STEP_S},
+        })
+    }
+}
+
+/// Degrees from ten-thousandths, so that the document has no rounding in it.
+fn tenths(value: usize) -> f64 {
+    u32::try_from(value).map_or(0.0, f64::from) / 10_000.0
+}
+
+/// A green wave eastbound, where the morning's traffic goes.
+fn offset_s(column: usize) -> u32 {
+    let cycle: u32 = TIME_OF_DAY_S.iter().map(|(_, green)| green + YELLOW_S + RED_S).sum();
+    u32::try_from(column).unwrap_or_default() * Side::West.travel_s() % cycle
+}
+
+fn drives() -> impl Iterator<Item = (Side, Turn)> {
+    Side::ALL.into_iter().flat_map(|side| Turn::ALL.map(|turn| (side, turn)))
+}
+
+fn drive_id(side: Side, turn: Turn) -> String {
+    format!("{}_{}", side.letter(), turn.name())
+}
+
+/// People who cross this leg.
+fn walk_id(side: Side) -> String {
+    format!("{}_walk", side.letter())
+}
+
+/// Through traffic of two opposite legs and people beside it; who turns gives way to both.
+fn stage(id: &str, side: Side) -> Value {
+    let both = [side, side.opposite()];
+    let mut protected = both.map(|s| drive_id(s, Turn::Through)).to_vec();
+    protected.extend(both.map(|s| walk_id(s.clockwise(1))));
+    let permitted: Vec<_> = both.iter().flat_map(|&s| [drive_id(s, Turn::Right), drive_id(s, Turn::Left)]).collect();
+    json!({"id": id, "protected": protected, "permitted": permitted})
+}
+
+fn left_stage(id: &str, side: Side) -> Value {
+    json!({"id": id, "protected": [drive_id(side, Turn::Left), drive_id(side.opposite(), Turn::Left)]})
+}
+
+/// Crossing streets; opposite left turns against what they cross or join; vehicles and people on the same leg.
+fn conflicts() -> Vec<[String; 2]> {
+    let mut pairs = Vec::new();
+    for (i, (a, turn_a)) in drives().enumerate() {
+        for (b, turn_b) in drives().skip(i + 1) {
+            let crossing = a.is_main() != b.is_main();
+            let against = a.opposite() == b && (turn_a == Turn::Left) != (turn_b == Turn::Left);
+            if crossing || against {
+                pairs.push([drive_id(a, turn_a), drive_id(b, turn_b)]);
+            }
+        }
+        pairs.extend([a, a.exit(turn_a)].map(|leg| [drive_id(a, turn_a), walk_id(leg)]));
+    }
+    pairs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_junction_of_the_grid_is_a_valid_configuration() {
+        let city = City::default();
+        for junction in city.junctions() {
+            let intersection = city.intersection(junction).unwrap();
+            assert_eq!(intersection.id().as_str(), city.id(junction));
+            for (side, turn) in drives() {
+                assert_eq!(intersection.movements()[City::movement(side, turn)].id.as_str(), drive_id(side, turn));
+            }
+        }
+        assert_eq!(city.id(5), "demo-2-3");
+    }
+
+    #[test]
+    fn movements_that_are_never_green_together_are_declared_as_conflicts() {
+        let intersection = City::default().intersection(0).unwrap();
+        let declared = |a, b| intersection.conflicts().iter().any(|&pair| pair == (a, b) || pair == (b, a));
+        for (a, first) in intersection.movements().iter().enumerate() {
+            for (b, second) in intersection.movements().iter().enumerate().skip(a + 1) {
+                let together = intersection.stages().iter().any(|s| s.movements().contains(a) && s.movements().contains(b));
+                let same_leg = first.from_lane.map(|l| l / 2) == second.from_lane.map(|l| l / 2);
+                assert!(together || same_leg || declared(a, b) || second.from_lane.is_none(), "{} and {}", first.id, second.id);
+            }
+        }
+    }
+
+    #[test]
+    fn a_road_leads_to_the_neighbour_and_back() {
+        let city = City::default();
+        for junction in city.junctions() {
+            for side in Side::ALL {
+                let back = city.neighbour(junction, side).map(|next| city.neighbour(next, side.opposite()));
+                assert!(back.is_none() || back == Some(Some(junction)));
+            }
+        }
+    }
+}
