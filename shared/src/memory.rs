@@ -13,6 +13,9 @@ use crate::ports::{
 };
 use crate::units::Timestamp;
 
+/// Bytes of one record with its key.
+const RECORD_BYTES_MAX: usize = 1024 * 1024;
+
 /// Everything that Greenwave keeps, in memory. Clones share the content.
 #[derive(Clone, Default)]
 pub struct Memory(Arc<Mutex<Content>>);
@@ -23,7 +26,7 @@ struct Content {
     intersections: BTreeMap<String, Arc<Intersection>>,
     junctions: BTreeMap<String, JunctionRow>,
     decisions: BTreeMap<(String, Timestamp), DecisionRecord>,
-    quarantine: BTreeMap<String, PoisonRecord>,
+    quarantine: BTreeMap<(&'static str, String), PoisonRecord>,
 }
 
 impl Memory {
@@ -72,8 +75,10 @@ fn page<V, T>(map: &BTreeMap<String, V>, prefix: &str, after: Option<&str>, limi
 
 impl ReadingStream for Memory {
     async fn append(&self, records: &[StreamRecord]) -> Result<Vec<Result<(), PortError>>, PortError> {
-        self.lock().stream.extend_from_slice(records);
-        Ok(records.iter().map(|_| Ok(())).collect())
+        let fits = |record: &&StreamRecord| record.key.len() + record.data.len() <= RECORD_BYTES_MAX;
+        let too_large = || PortError::Unusable("the stream", format!("a record is larger than {RECORD_BYTES_MAX} bytes"));
+        self.lock().stream.extend(records.iter().filter(fits).cloned());
+        Ok(records.iter().map(|record| if fits(&record) { Ok(()) } else { Err(too_large()) }).collect())
     }
 }
 
@@ -165,7 +170,7 @@ impl DecisionLog for Memory {
 
 impl Quarantine for Memory {
     async fn quarantine(&self, record: &PoisonRecord) -> Result<(), PortError> {
-        self.lock().quarantine.insert(record.id.clone(), record.clone());
+        self.lock().quarantine.insert((record.function, record.id.clone()), record.clone());
         Ok(())
     }
 }

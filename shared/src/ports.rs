@@ -49,7 +49,8 @@ pub trait ReadingStream: Send + Sync {
     /// Appends each record; the answer says for each one, in the same order, whether it is durable.
     ///
     /// Two records of one key in one call have no promised order if one of them is refused: callers that need order put one
-    /// record per key into a call. At most 500 records and 5 MiB.
+    /// record per key into a call. At most 500 records and 5 MiB; a record of more than 1 MiB with its key is refused alone
+    /// and for good.
     ///
     /// # Errors
     /// [`PortError`] if the call as a whole failed; then any of the records may or may not be on the stream.
@@ -160,6 +161,6 @@ pub struct PoisonRecord {
 
 /// Keeps poison records until somebody looks at them.
 pub trait Quarantine: Send + Sync {
-    /// Stores the record; storing it again changes nothing.
+    /// Stores the record under its function; storing it again changes nothing.
     fn quarantine(&self, record: &PoisonRecord) -> impl Future<Output = Result<(), PortError>> + Send;
 }

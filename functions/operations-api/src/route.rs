@@ -135,12 +135,12 @@ async fn list_plans<S: Store>(State(store): State<S>, query: Query) -> Result<Re
 }
 
 async fn list_decisions<S: Store>(State(store): State<S>, Id(id): Id, query: Query) -> Result<Response, Problem> {
-    let ((from, to), after) = (query.span()?, query.after_time()?);
+    let ((from, to), after, limit) = (query.span()?, query.after_time()?, query.limit()?);
     let first = after.map_or(from, |after| after.plus_millis(1).max(from));
     if first >= to {
         return Ok(list::<Value>(&[], None));
     }
-    let page = store.decisions(&id, from, to, after, query.limit()?).await?;
+    let page = store.decisions(&id, from, to, after, limit).await?;
     Ok(list(&page.items, page.next))
 }
 

@@ -40,6 +40,10 @@ impl<S: ReadingStream, C: Clock, W: Sleep> Ingestion<S, C, W> {
         let unavailable = !refused.is_empty();
         rejected.extend(refused.into_iter().map(Rejection::unavailable));
         rejected.sort_unstable_by_key(|rejection| rejection.index);
-        Outcome { accepted: readings.len() - rejected.len(), rejected, unavailable }
+        let accepted = readings.len() - rejected.len();
+        if !rejected.is_empty() {
+            tracing::info!(readings_accepted = accepted, readings_rejected = rejected.len(), "readings were rejected");
+        }
+        Outcome { accepted, rejected, unavailable }
     }
 }

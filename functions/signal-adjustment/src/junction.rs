@@ -154,11 +154,7 @@ impl Junction {
 
     /// What a decision on the newest step rests on.
     fn inputs(&self, intersection: &Intersection) -> Inputs {
-        Inputs {
-            estimate: self.estimate.clone(),
-            state: self.signal(intersection),
-            in_force: self.followed(intersection).to_vec(),
-        }
+        Inputs { estimate: self.estimate.clone(), state: self.signal(intersection), in_force: self.followed(intersection).to_vec() }
     }
 
     /// Decides on the newest step. The plan is none if nothing safe could be planned.
@@ -255,8 +251,7 @@ struct StoredPlan {
 #[error("the stored state cannot be read: {0}")]
 pub struct UnreadableState(#[from] postcard::Error);
 
-const MODES: [SignalMode; 5] =
-    [SignalMode::Adaptive, SignalMode::TimeOfDay, SignalMode::Flash, SignalMode::Preempted, SignalMode::Manual];
+const MODES: [SignalMode; 5] = [SignalMode::Adaptive, SignalMode::TimeOfDay, SignalMode::Flash, SignalMode::Preempted, SignalMode::Manual];
 
 /// Turns instants into distances from the newest step, and back.
 #[derive(Clone, Copy)]
@@ -282,9 +277,7 @@ impl Near {
     const fn phase(self, stored: StoredPhase) -> Phase {
         match stored {
             StoredPhase::Green(stage, since) => Phase::Green { stage: stage as usize, since: self.back(since) },
-            StoredPhase::Clearing(from, to, until) => {
-                Phase::Clearing { from: from as usize, to: to as usize, until: self.back(until) }
-            }
+            StoredPhase::Clearing(from, to, until) => Phase::Clearing { from: from as usize, to: to as usize, until: self.back(until) },
         }
     }
 
@@ -343,8 +336,7 @@ impl Junction {
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, UnreadableState> {
         let stored: Stored = postcard::from_bytes(bytes)?;
         let near = Near(stored.as_of);
-        let detectors =
-            stored.detectors.into_iter().map(|d| DetectorState { last: d.last.map(|last| last.saturating_add(near.0)), ..d });
+        let detectors = stored.detectors.into_iter().map(|d| DetectorState { last: d.last.map(|last| last.saturating_add(near.0)), ..d });
         Ok(Self {
             configuration: stored.configuration,
             as_of: Timestamp::from_millis(stored.as_of),

@@ -137,6 +137,12 @@ impl SignalPlan {
         Ok(Self { stages, as_of: state.at, valid_until })
     }
 
+    /// Whether every movement can still be served before its longest red is over; if not, a plan only leads back.
+    pub fn is_within_red_max(intersection: &Intersection, state: &SignalState) -> bool {
+        let ledger = RedLedger::of(intersection, state, intersection.red_max());
+        ledger.waiting.iter().flatten().all(|waiting| waiting.deadline == waiting.since + intersection.red_max())
+    }
+
     /// Green spans in order, one clearance apart.
     pub fn stages(&self) -> &[PlannedStage] {
         &self.stages

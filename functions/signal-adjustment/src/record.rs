@@ -100,9 +100,8 @@ fn in_words(intersection: &Intersection, inputs: &Inputs) -> InputsInWords {
     };
     let first = || intersection.stages().first().map(|s| s.id.clone());
     let red = intersection.movements().iter().zip(&inputs.state.red_since);
-    let in_force = inputs.in_force.iter().filter_map(|entry| {
-        Some(PlanStage { stage: stage(entry.stage)?, start: entry.start, green_s: entry.green })
-    });
+    let in_force =
+        inputs.in_force.iter().filter_map(|entry| Some(PlanStage { stage: stage(entry.stage)?, start: entry.start, green_s: entry.green }));
     InputsInWords {
         signal: SignalInWords {
             at: inputs.state.at,
@@ -141,9 +140,8 @@ fn from_words(intersection: &Intersection, words: &InputsInWords) -> Option<Inpu
     };
     let red_since = intersection.movements().iter().map(|movement| signal.red_since.get(&movement.id).copied()).collect();
     let detectors = intersection.detectors().map(|id| words.detectors.get(id).copied()).collect::<Option<Vec<_>>>()?;
-    let in_force = words.in_force.iter().map(|entry| {
-        Some(PlannedStage { stage: number(&entry.stage)?, start: entry.start, green: entry.green_s })
-    });
+    let in_force =
+        words.in_force.iter().map(|entry| Some(PlannedStage { stage: number(&entry.stage)?, start: entry.start, green: entry.green_s }));
     Some(Inputs {
         estimate: Estimate::from_detectors(detectors),
         state: SignalState { at: signal.at, phase, mode, red_since },

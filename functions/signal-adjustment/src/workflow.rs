@@ -133,7 +133,8 @@ where
             Some((version, junction, plan)) => (version, junction, Some(plan)),
             None => (0, Junction::unknown(&intersection), None),
         };
-        let mut step = Steps { intersection: &intersection, junction: junction.under(&intersection), tally: Tally::default(), records: vec![] };
+        let mut step =
+            Steps { intersection: &intersection, junction: junction.under(&intersection), tally: Tally::default(), records: vec![] };
         let mut undecided = false;
         for reading in readings {
             if undecided && step.junction.begins_step(reading) {

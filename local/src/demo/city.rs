@@ -12,9 +12,9 @@ pub(super) const PREFIX: &str = "demo-";
 pub(super) const STEP_S: u32 = 5;
 /// Speed of a vehicle that nothing holds up, m/s: 50 km/h.
 pub(super) const SPEED_MS: f64 = 50.0 / 3.6;
-/// Walk, s, and clearance for 14.4 m of road at 1.2 m/s. Source: MUTCD 2009, 4E.06.
-const WALK_S: u32 = 7;
-const WALK_CLEARANCE_S: u32 = 12;
+/// Walk, s, and clearance for 10.5 m of road at 1.2 m/s. Source: RiLSA 2015.
+const WALK_S: u32 = 5;
+const WALK_CLEARANCE_S: u32 = 9;
 /// What each controller does alone: stages and their greens, s. Of the plans with one split for all junctions it serves the
 /// peaks with least delay (test `no_other_time_of_day_plan_is_much_better`), so that the yardstick is a fair one.
 const TIME_OF_DAY_S: [(&str, u32); 4] = [("ns", 20), ("ns_left", 6), ("ew", 25), ("ew_left", 6)];
@@ -226,12 +226,16 @@ fn walk_id(side: Side) -> String {
     format!("{}_walk", side.letter())
 }
 
-/// Through traffic of two opposite legs and people beside it; who turns gives way to both.
+/// Through traffic of two opposite legs and people beside it. Who turns gives way; off the main road, where traffic is fast
+/// and dense, left turns have to wait for their own stage.
 fn stage(id: &str, side: Side) -> Value {
     let both = [side, side.opposite()];
     let mut protected = both.map(|s| drive_id(s, Turn::Through)).to_vec();
     protected.extend(both.map(|s| walk_id(s.clockwise(1))));
-    let permitted: Vec<_> = both.iter().flat_map(|&s| [drive_id(s, Turn::Right), drive_id(s, Turn::Left)]).collect();
+    let mut permitted = both.map(|s| drive_id(s, Turn::Right)).to_vec();
+    if !side.is_main() {
+        permitted.extend(both.map(|s| drive_id(s, Turn::Left)));
+    }
     json!({"id": id, "protected": protected, "permitted": permitted})
 }
 

@@ -4,6 +4,7 @@
 //! the signal, the vehicle ahead, a gap and room on the next lane let it go: a full lane blocks the one behind it.
 
 use std::collections::VecDeque;
+use std::f64::consts::TAU;
 use std::mem;
 
 use rand::{RngExt, SeedableRng};
@@ -33,6 +34,8 @@ const BINS: usize = 8;
 const QUEUE_SPEED_KMH: f64 = 25.0;
 const LEFT_SHARE: f64 = 0.15;
 const RIGHT_SHARE: f64 = 0.15;
+/// The flow on a road swings by this share about its mean.
+const SWING: f64 = 0.4;
 /// Who has turned so often goes straight on.
 const TURNS_MAX: usize = 8;
 
@@ -45,15 +48,21 @@ pub(super) struct Arrival {
     turns: Vec<Turn>,
 }
 
-/// Who arrives: Poisson on each road into the city, with a morning and an evening peak.
+/// Who arrives: Poisson on each road into the city, with a morning and an evening peak. About that, each road swings in a
+/// rhythm of its own that no plan by the time of day can know.
 pub(super) struct Demand {
     city: City,
     rng: ChaCha8Rng,
+    /// Period, s, and phase of the swing of each road, by junction and side.
+    swings: Vec<(f64, f64)>,
 }
 
 impl Demand {
     pub(super) fn new(city: City, seed: u64) -> Self {
-        Self { city, rng: ChaCha8Rng::seed_from_u64(seed) }
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut swing = || (1200.0 + 900.0 * rng.random::<f64>(), TAU * rng.random::<f64>());
+        let swings = city.junctions().flat_map(|_| Side::ALL).map(|_| swing()).collect();
+        Self { city, rng, swings }
     }
 
     /// Who arrives in this second. To be called for each second in turn.
@@ -64,7 +73,9 @@ impl Demand {
                 if self.city.neighbour(junction, from).is_some() {
                     continue;
                 }
-                for _ in 0..poisson(&mut self.rng, x(1) * flow_vehh(from, now) / 3600.0) {
+                let (period_s, phase) = self.swings.get(junction * 4 + from as usize).copied().unwrap_or((1.0, 0.0));
+                let swing = 1.0 + SWING * (second_of_day(now) * TAU / period_s + phase).sin();
+                for _ in 0..poisson(&mut self.rng, swing * flow_vehh(from, now) / 3600.0) {
                     let turns = self.route(junction, from);
                     arrivals.push(Arrival { junction, from, turns });
                 }
@@ -78,8 +89,8 @@ impl Demand {
         loop {
             let turn = match self.rng.random::<f64>() {
                 _ if turns.len() >= TURNS_MAX => Turn::Through,
-                drawn if drawn < x(0) => Turn::Left,
-                drawn if drawn < x(0) + RIGHT_SHARE => Turn::Right,
+                drawn if drawn < LEFT_SHARE => Turn::Left,
+                drawn if drawn < LEFT_SHARE + RIGHT_SHARE => Turn::Right,
                 _ => Turn::Through,
             };
             turns.push(turn);
@@ -92,19 +103,20 @@ impl Demand {
     }
 }
 
-#[expect(clippy::disallowed_methods)]
-fn x(i: usize) -> f64 { std::env::var("X").unwrap_or("0.15,1".into()).split(',').nth(i).unwrap().parse().unwrap() }
 /// Flow into the city from this side, veh/h: eastbound in the morning, westbound in the evening.
 fn flow_vehh(from: Side, now: Timestamp) -> f64 {
-    let second_of_day = u32::try_from(now.as_millis().div_euclid(1000).rem_euclid(86_400)).unwrap_or_default();
-    let hour = f64::from(second_of_day) / 3600.0;
+    let hour = second_of_day(now) / 3600.0;
     let bell = |peak: f64, width: f64| (-((hour - peak) / width).powi(2)).exp();
     let (morning, evening) = (bell(8.0, 1.3), bell(17.0, 1.8));
     match from {
-        Side::West => 160.0 + 440.0 * morning + 260.0 * evening,
-        Side::East => 160.0 + 260.0 * morning + 440.0 * evening,
-        Side::North | Side::South => 100.0 + 200.0 * morning + 200.0 * evening,
+        Side::West => 180.0 + 480.0 * morning + 290.0 * evening,
+        Side::East => 180.0 + 290.0 * morning + 480.0 * evening,
+        Side::North | Side::South => 110.0 + 220.0 * morning + 220.0 * evening,
     }
+}
+
+fn second_of_day(now: Timestamp) -> f64 {
+    u32::try_from(now.as_millis().div_euclid(1000).rem_euclid(86_400)).map_or(0.0, f64::from)
 }
 
 /// Draws from the Poisson distribution by Knuth's product of uniforms; for small means.

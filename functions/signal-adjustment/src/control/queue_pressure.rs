@@ -165,7 +165,11 @@ fn explain(
     let text = if best == running {
         format!("Stage {running_id} has the most vehicles waiting, {:.1}.", vehicles(running))
     } else {
-        format!("Stage {best_id} has {:.1} vehicles waiting, too few more than stage {running_id} with {:.1}.", vehicles(best), vehicles(running))
+        format!(
+            "Stage {best_id} has {:.1} vehicles waiting, too few more than stage {running_id} with {:.1}.",
+            vehicles(best),
+            vehicles(running)
+        )
     };
     Reason { code: "hold".into(), text }
 }

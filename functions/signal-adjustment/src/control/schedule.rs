@@ -113,15 +113,25 @@ impl<'i> Schedule<'i> {
     /// Ends the stage reached as near to the wish as the limits allow, and goes to the next one.
     pub(super) fn follow(&mut self, wish: &Wish) {
         let end = self.bounded(wish);
-        let next = if self.may_follow(end, wish.next) { Some(wish.next) } else { self.most_urgent(end) };
+        let next = if self.may_follow(end, wish.next) { wish.next } else { self.most_urgent(end).unwrap_or(self.any_other()) };
         // Without any other stage to go to, this one stays.
-        if let Some(next) = next {
+        if next != self.stage {
             self.change(end, next);
         }
     }
 
+    /// A stage to go to when nobody waits elsewhere but the maximum green is over.
+    fn any_other(&self) -> usize {
+        (self.stage + 1) % self.intersection.stages().len()
+    }
+
     fn bounded(&self, wish: &Wish) -> Timestamp {
-        let earliest = self.earliest_end();
+        let mut earliest = self.earliest_end();
+        if let Some(late_start) = (!self.stages.is_empty()).then(|| earliest + PLAN_LATENCY) {
+            // If this plan arrives late, the stage begins late, and its minimum must be over even so.
+            let latest = self.green_max_end().min(self.latest_by(&self.last));
+            earliest = late_start.min(latest).max(earliest);
+        }
         let end = wish.end.min(self.green_max_end()).min(self.red_max_end()).max(earliest);
         // A controller sets out for a stage one clearance before its start. Where nothing is cleared, that is before the end
         // of this green, and it arrives at once: such a change is made now or left to a later plan.
@@ -156,9 +166,9 @@ impl<'i> Schedule<'i> {
         let running = in_force.iter().rposition(|entry| entry.stage == stage && entry.start <= self.state.at);
         let pair = running.and_then(|i| Some((in_force.get(i)?, in_force.get(i + 1)?)));
         let Some((running, next)) = pair else { return false };
-        // What was due in the controller's last look at its plan may have begun without being reported yet.
+        // What was due a moment ago may have begun without being reported yet.
         let due = running.end();
-        let imminent = due + CONTROLLER_CYCLE > self.state.at && due < self.state.at + PLAN_LATENCY;
+        let imminent = due + PLAN_LATENCY > self.state.at && due < self.state.at + PLAN_LATENCY;
         let end = due.max(self.state.at);
         let latest = self.green_max_end().min(self.latest_by(&self.last));
         if imminent && end >= self.earliest_end() && end <= latest && self.may_follow_by(&self.last, end, next.stage) {
@@ -174,7 +184,7 @@ impl<'i> Schedule<'i> {
         let only_stage = self.intersection.stages().len() == 1;
         while self.stages.len() < SignalPlan::STAGES_MAX {
             let wanted = wish(&self);
-            let end = if only_stage { wanted.end.max(valid_until) } else { self.bounded(&wanted) };
+            let end = if only_stage { wanted.end.max(valid_until).max(self.earliest_end()) } else { self.bounded(&wanted) };
             if end >= valid_until {
                 self.stages.push(PlannedStage { stage: self.stage, start: self.start, green: end.since(self.start) });
                 break;

@@ -1,0 +1,280 @@
+//! Whatever the sensors say, the street stays inside the safety envelope.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::expect_used, reason = "a failing test may panic")]
+
+mod street;
+
+use std::collections::VecDeque;
+
+use proptest::prelude::*;
+use shared::ids::{DetectorId, IntersectionId, StageId};
+use shared::intersection::Intersection;
+use shared::reading::{DetectorFault, DetectorReading, Profile, SensorReading, SignalMode, SignalStateReading};
+use shared::units::{Deciseconds, Timestamp};
+use signal_adjustment::control::decide;
+use signal_adjustment::estimate::Estimate;
+use signal_adjustment::junction::Junction;
+use signal_adjustment::plan::{PlannedStage, SafetyViolation, SignalPlan};
+use signal_adjustment::signal::{Phase, SignalState};
+use street::{Cabinet, Shown, any_intersection, any_roomy_intersection, at};
+
+/// What comes in one step.
+#[derive(Clone, Debug)]
+struct Step {
+    /// Steps that go missing before it, at most so many that the plan is still valid.
+    skipped: i64,
+    /// Per detector, what it says: 0..=59 vehicles, or one of the ways to be wrong.
+    detectors: Vec<u8>,
+    /// Whether the controller reports.
+    reported: bool,
+    /// Whether everything is sent twice, and the step before again.
+    replayed: bool,
+}
+
+fn any_step(always_reported: bool) -> impl Strategy<Value = Step> {
+    let skipped = prop_oneof![6 => Just(0_i64), 1 => 1_i64..=4];
+    (skipped, proptest::collection::vec(any::<u8>(), 9), any::<bool>(), any::<bool>()).prop_map(
+        move |(skipped, detectors, reported, replayed)| Step { skipped, detectors, reported: reported || always_reported, replayed },
+    )
+}
+
+fn detector(number: usize, time: Timestamp, period: Deciseconds, said: u8) -> Option<SensorReading> {
+    let mut reading = DetectorReading {
+        intersection_id: IntersectionId::try_from("J1").unwrap(),
+        detector_id: DetectorId::try_from(format!("d{number}").as_str()).unwrap(),
+        time,
+        period,
+        volume: Some(1.0),
+        occupancy: None,
+        speed_mean_kmh: None,
+        vehicles: None,
+        queue: None,
+        profile: None,
+        fault: None,
+    };
+    match said {
+        0..=119 => reading.queue = Some(f64::from(said % 60)),
+        120..=149 => reading.occupancy = Some(f64::from(said - 120) / 30.0),
+        150..=179 => {
+            let vehicles = vec![f64::from(said % 7); 8];
+            reading.profile = Some(Profile { bin_m: 25.0, moving: vehicles.clone(), vehicles, speed_mean_kmh: vec![None; 8] });
+        }
+        180..=199 => reading.queue = Some(1e9),
+        200..=209 => reading.volume = Some(1e9),
+        210..=219 => reading.fault = Some(DetectorFault::Erratic),
+        220..=239 => {} // It only counts.
+        240..=255 => return None,
+    }
+    Some(SensorReading::Detector(reading))
+}
+
+fn report(intersection: &Intersection, cabinet: &Cabinet<'_>, now: i64) -> SensorReading {
+    let id = |stage: usize| intersection.stages()[stage].id.clone();
+    let tenths = |t: i64| Deciseconds::new(u32::try_from(t.max(0)).unwrap());
+    let (stage, stage_elapsed, clearing): (StageId, _, _) = match cabinet.shown {
+        Shown::Green { stage, since } => (id(stage), tenths(now - since), None),
+        Shown::Clearing { from, to, until } => (id(from), Deciseconds::ZERO, Some((id(to), tenths(until - now)))),
+    };
+    SensorReading::SignalState(SignalStateReading {
+        intersection_id: IntersectionId::try_from("J1").unwrap(),
+        time: at(now),
+        stage,
+        stage_elapsed,
+        clearing,
+        mode: SignalMode::Adaptive,
+    })
+}
+
+/// How late a plan arrives and how often the controller looks at it, in tenths of a second.
+#[derive(Clone, Copy)]
+struct Pace {
+    latency: i64,
+    cycle: i64,
+}
+
+const IDEAL: Pace = Pace { latency: 0, cycle: 1 };
+const SLOW: Pace = Pace { latency: 20, cycle: 10 };
+
+/// Runs steps against a cabinet.
+fn run<'i>(intersection: &'i Intersection, steps: &[Step], pace: Pace) -> Cabinet<'i> {
+    let step_length = i64::from(intersection.control().step.tenths());
+    // What comes late makes greens longer by as much, and reds by as much at every change on the way.
+    let late = pace.latency + pace.cycle - 1;
+    let reds_late = late * i64::try_from(intersection.stages().len() + 1).unwrap();
+    let mut cabinet = Cabinet::new(intersection, 0);
+    let mut junction = Junction::unknown(intersection);
+    let mut followed: Vec<PlannedStage> = vec![];
+    let mut coming: VecDeque<(i64, Vec<PlannedStage>)> = VecDeque::new();
+    let mut before: Vec<SensorReading> = vec![];
+    let mut now = 0_i64;
+    for step in steps {
+        let mut readings: Vec<_> =
+            step.detectors.iter().enumerate().filter_map(|(n, &said)| detector(n, at(now), intersection.control().step, said)).collect();
+        if step.reported || now == 0 {
+            readings.push(report(intersection, &cabinet, now));
+        }
+        if step.replayed {
+            let again = readings.clone();
+            readings.splice(0..0, before.clone());
+            readings.extend(again);
+        }
+        for reading in &readings {
+            let _ = junction.fold(intersection, reading);
+        }
+        if junction.as_of() == at(now) {
+            match junction.decide(intersection).1.plan {
+                Ok(plan) => coming.push_back((now + pace.latency, plan.stages().to_vec())),
+                Err(violation) => cabinet.broken.push(format!("at {now} no plan was found: {violation}")),
+            }
+        }
+        before = readings;
+        for _ in 0..(1 + step.skipped) * step_length {
+            while coming.front().is_some_and(|(due, _)| *due <= now) {
+                followed = coming.pop_front().unwrap().1;
+            }
+            if now % pace.cycle == 0 {
+                cabinet.follow(&followed, now);
+            }
+            cabinet.tick(now, late, reds_late);
+            now += 1;
+        }
+    }
+    cabinet
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn no_sequence_of_decisions_breaks_a_limit(
+        intersection in any_intersection(),
+        steps in proptest::collection::vec(any_step(false), 1..60),
+    ) {
+        let cabinet = run(&intersection, &steps, IDEAL);
+        prop_assert!(cabinet.broken.is_empty(), "{:#?}\n{:#}", cabinet.broken, intersection.document());
+    }
+
+    #[test]
+    fn plans_that_arrive_late_break_no_limit_either(
+        intersection in any_roomy_intersection(),
+        steps in proptest::collection::vec(any_step(true), 1..60),
+    ) {
+        let cabinet = run(&intersection, &steps, SLOW);
+        prop_assert!(cabinet.broken.is_empty(), "{:#?}\n{:#}", cabinet.broken, intersection.document());
+    }
+
+    #[test]
+    fn a_plan_is_found_from_any_state_however_bad(
+        intersection in any_intersection(),
+        stage in any::<prop::sample::Index>(),
+        to in any::<prop::sample::Index>(),
+        clearing in proptest::option::of(0_i64..100),
+        green_for in 0_i64..3_000,
+        reds in proptest::collection::vec(0_i64..20_000, 9),
+        said in proptest::collection::vec(any::<u8>(), 9),
+        mode in prop_oneof![4 => Just(SignalMode::Adaptive), 1 => Just(SignalMode::Flash)],
+    ) {
+        let (state, estimate) = situation(&intersection, (stage, to, clearing, green_for), &reds, &said, mode);
+        let decision = decide(&intersection, &estimate, &state, &[]);
+        prop_assert!(decision.plan.is_ok(), "{:?}\n{state:?}\n{:#}", decision.plan, intersection.document());
+    }
+
+    #[test]
+    fn a_plan_that_was_tampered_with_is_refused(
+        intersection in any_intersection(),
+        stage in any::<prop::sample::Index>(),
+        reds in proptest::collection::vec(0_i64..100, 9),
+        said in proptest::collection::vec(0_u8..180, 9),
+        entry in any::<prop::sample::Index>(),
+        how in 0..7,
+        by in 1_u32..50,
+    ) {
+        let situation_of = (stage, stage, None, 0);
+        let (state, estimate) = situation(&intersection, situation_of, &reds, &said, SignalMode::Adaptive);
+        let plan = decide(&intersection, &estimate, &state, &[]).plan.unwrap();
+        prop_assert_eq!(SignalPlan::new(&intersection, &state, plan.stages().to_vec()), Ok(plan.clone()));
+        let mut stages = plan.stages().to_vec();
+        let i = entry.index(stages.len());
+        let limits = |stage: usize| &intersection.stages()[stage];
+        let only_stage = intersection.stages().len() == 1;
+        let expected: &[SafetyViolation] = match how {
+            0 => { stages.clear(); &[SafetyViolation::Length(0)] }
+            1 => { stages[i].stage = 99; if i == 0 { &[SafetyViolation::NotRunning] } else { &[SafetyViolation::UnknownStage(i)] } }
+            2 => { stages[0].start = stages[0].start + Deciseconds::new(by); &[SafetyViolation::NotRunning] }
+            3 => { stages[i].green = limits(stages[i].stage).green_min.saturating_sub(Deciseconds::new(by)); &[SafetyViolation::GreenMin(i)] }
+            4 if !only_stage => {
+                stages[i].green = limits(stages[i].stage).green_max + Deciseconds::new(by);
+                &[SafetyViolation::GreenMax(i)]
+            }
+            5 if i > 0 => { stages[i].start = stages[i].start - Deciseconds::new(by); &[SafetyViolation::Clearance(i)] }
+            6 if stages.len() > 1 => { stages.truncate(1); &[SafetyViolation::Horizon] }
+            _ => return Ok(()),
+        };
+        let refused = SignalPlan::new(&intersection, &state, stages).unwrap_err();
+        // A fault in an earlier check may be found first: shorter greens shift nothing, but red limits come before them.
+        let red = matches!(refused, SafetyViolation::RedMax { .. });
+        prop_assert!(expected.contains(&refused) || red, "{refused:?} instead of {expected:?}");
+    }
+
+    #[test]
+    fn a_plan_at_random_is_refused_or_keeps_every_limit_to_its_end(
+        intersection in any_intersection(),
+        entries in proptest::collection::vec((any::<prop::sample::Index>(), 0_u32..200), 1..12),
+        reds in proptest::collection::vec(0_i64..600, 9),
+    ) {
+        let first = entries[0].0;
+        let (state, _) = situation(&intersection, (first, first, None, 0), &reds, &[], SignalMode::Adaptive);
+        let kept = |state: &SignalState| {
+            let red = |since: &Option<Timestamp>| since.is_none_or(|since| state.at.since(since) < intersection.red_max());
+            state.red_since.iter().all(red)
+        };
+        prop_assume!(kept(&state));
+        let mut stages: Vec<PlannedStage> = vec![];
+        for (stage, more) in &entries {
+            let stage = stage.index(intersection.stages().len());
+            let green = intersection.stages()[stage].green_min + Deciseconds::new(*more);
+            let start = stages.last().map_or(state.at, |before| before.end() + intersection.clearance_between(before.stage, stage));
+            stages.push(PlannedStage { stage, start, green });
+        }
+        let Ok(plan) = SignalPlan::new(&intersection, &state, stages) else { return Ok(()) };
+        let mut cabinet = Cabinet::new(&intersection, 0);
+        cabinet.shown = Shown::Green { stage: plan.stages()[0].stage, since: 0 };
+        cabinet.red_for = state.red_since.iter().map(|red| red.map_or(0, |since| i64::from(state.at.since(since).tenths()))).collect();
+        // A movement that no plan could have saved any more does not count against this one.
+        let saved = SignalPlan::is_within_red_max(&intersection, &state);
+        prop_assume!(saved);
+        let end = i64::from(plan.stages().last().unwrap().end().since(at(0)).tenths());
+        for now in 0..end {
+            cabinet.follow(plan.stages(), now);
+            cabinet.tick(now, 0, 0);
+        }
+        prop_assert!(cabinet.broken.is_empty(), "{:#?}\n{:?}\n{:#}", cabinet.broken, plan, intersection.document());
+    }
+}
+
+fn situation(
+    intersection: &Intersection,
+    (stage, to, clearing, green_for): (prop::sample::Index, prop::sample::Index, Option<i64>, i64),
+    reds: &[i64],
+    said: &[u8],
+    mode: SignalMode,
+) -> (SignalState, Estimate) {
+    let count = intersection.stages().len();
+    let (stage, to) = (stage.index(count), to.index(count));
+    let phase = match clearing {
+        Some(left) if to != stage => Phase::Clearing { from: stage, to, until: at(left) },
+        _ => Phase::Green { stage, since: at(-green_for) },
+    };
+    let green = intersection.movements_of(stage);
+    let red_since = (0..intersection.movements().len())
+        .map(|m| (!green.contains(m) || matches!(phase, Phase::Clearing { .. })).then(|| at(-reds[m])))
+        .collect();
+    let state = SignalState { at: at(0), phase, mode, red_since };
+    let mut estimate = Estimate::unknown(intersection);
+    for (number, &said) in said.iter().enumerate() {
+        if let Some(SensorReading::Detector(reading)) = detector(number, at(0), intersection.control().step, said) {
+            let _ = estimate.fold(intersection, &reading);
+        }
+    }
+    (state, estimate)
+}
