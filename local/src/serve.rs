@@ -53,14 +53,15 @@ pub struct Host {
     listener: TcpListener,
 }
 
-/// How the stream calls `signal-adjustment`; `template.yaml` says the same to Lambda, but for the window: here a batch is
-/// delivered at once, and a record never gets too old: a laptop may have been closed over the weekend.
+/// How the stream calls `signal-adjustment`; `template.yaml` says the same to Lambda, but here a record never gets too old: a
+/// laptop may have been closed over the weekend.
 pub fn signal_adjustment_settings() -> Settings {
     Settings {
-        batch_size: 500,
+        batch_size: 200,
+        parallelization_factor: 2,
         report_batch_item_failures: true,
         bisect_batch_on_function_error: true,
-        maximum_retry_attempts: 10,
+        maximum_retry_attempts: 5,
         maximum_record_age_in_seconds: -1,
         ..Settings::default()
     }

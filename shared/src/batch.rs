@@ -2,14 +2,15 @@
 //!
 //! The first failure of a key stops that key, not the shard. Kinesis sends everything again from the lowest failed sequence
 //! number, so the groups behind it see replays; their effects are idempotent by shape. A record that can never succeed is
-//! quarantined with its bytes and the reason, and passed.
+//! quarantined with its bytes and the reason, and passed. A panic counts as a failure of its key alone.
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 
 use aws_lambda_events::event::kinesis::{KinesisEvent, KinesisEventRecord};
 use aws_lambda_events::event::streams::{KinesisBatchItemFailure, KinesisEventResponse};
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 
 use crate::ports::{PoisonRecord, PortError, Quarantine};
 use crate::wire::{PoisonedRecord, ReadingRecord};
@@ -19,7 +20,8 @@ const CONCURRENT_KEYS: usize = 32;
 
 /// Handles one batch: decodes, groups by key, hands each group in order to `handle` and reports the failures.
 ///
-/// `handle` gets the records of one key and answers whether they took effect. Groups run concurrently.
+/// `handle` gets the records of one key and answers whether they took effect; what it shares with other calls must bear that
+/// one of them panics. Groups run concurrently.
 pub async fn process<Q, F, H, E>(event: KinesisEvent, function: &'static str, quarantine: &Q, handle: H) -> KinesisEventResponse
 where
     Q: Quarantine,
@@ -50,16 +52,21 @@ where
         }
     }
     let work = order.into_iter().filter_map(|key| groups.remove(&key).map(|group| (key, group)));
+    let handle = &handle;
     let outcomes: Vec<_> = futures_util::stream::iter(work)
-        .map(|(key, (first, records))| {
-            let outcome = handle(key.clone(), records);
-            async move { outcome.await.map_err(|error| (key, first, error)) }
+        .map(|(key, (first, records))| async move {
+            let outcome = AssertUnwindSafe(async { handle(key.clone(), records).await }).catch_unwind().await;
+            (key, first, outcome)
         })
         .buffer_unordered(CONCURRENT_KEYS)
         .collect()
         .await;
-    for (key, first, error) in outcomes.into_iter().filter_map(Result::err) {
-        tracing::warn!(key, sequence_number = first, error = %error, "the records of a key failed and will come again");
+    for (key, first, outcome) in outcomes {
+        match outcome {
+            Ok(Ok(())) => continue,
+            Ok(Err(error)) => tracing::warn!(key, sequence_number = first, error = %error, "the records of a key failed and will come again"),
+            Err(_) => tracing::error!(key, sequence_number = first, "a panic stopped the records of a key; they will come again"),
+        }
         failures.push(first);
     }
     // The lowest first: it is where Kinesis starts again.
@@ -93,3 +100,6 @@ async fn put_aside<Q: Quarantine>(
     };
     quarantine.quarantine(&poison).await
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use crate::ids::{DetectorId, ExitId, IntersectionId, LaneId, MovementId, StageId};
 use crate::units::{Deciseconds, Timestamp};
 
-pub use document::{LIMITS, Limits};
+pub use document::{InvalidDocument, LIMITS, Limits};
 
 /// Identifies the content of a configuration: equal content has an equal tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -42,7 +42,7 @@ pub struct InvalidETag;
 impl FromStr for ETag {
     type Err = InvalidETag;
     fn from_str(text: &str) -> Result<Self, InvalidETag> {
-        if text.len() != 32 || !text.is_ascii() {
+        if text.len() != 32 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Err(InvalidETag);
         }
         let mut bytes = [0; 16];
@@ -369,3 +369,6 @@ fn tag_of(document: &Value) -> ETag {
     let digest = Sha256::digest(document.to_string().as_bytes());
     ETag(std::array::from_fn(|i| digest.get(i).copied().unwrap_or_default()))
 }
+
+#[cfg(test)]
+mod tests;

@@ -131,7 +131,7 @@ pub enum SignalMode {
     Manual,
 }
 
-/// A hi-res controller event, Indiana enumeration.
+/// A hi-res controller event. Codes up to 255 are those of the Indiana enumeration; controllers send their vendor's own above.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ControllerEvent {
     /// The intersection.
@@ -139,7 +139,7 @@ pub struct ControllerEvent {
     /// When.
     pub time: Timestamp,
     /// What happened.
-    pub code: u8,
+    pub code: u16,
     /// To which phase, overlap or detector.
     pub parameter: u8,
 }

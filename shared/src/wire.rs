@@ -42,13 +42,7 @@ const TYPES: &str = "detector, signal_state, controller_event, telemetry or posi
 /// The first [`Fault`]: `wrong_type`, `missing_field`, `out_of_range`, `invalid_id`, `invalid_time`, `unknown_type`,
 /// `unknown_value`, `too_many` or `no_measure`.
 pub fn parse_reading(json: &RawValue) -> Result<SensorReading, Fault> {
-    // The text is valid JSON already; what fails here is a number beyond f64 or nesting beyond any reading.
-    let value: Value = serde_json::from_str(json.get()).map_err(|e| Fault {
-        pointer: String::new(),
-        code: "out_of_range",
-        message: if e.to_string().starts_with("recursion") { "is nested too deep" } else { "has a number beyond the range of a double" }
-            .into(),
-    })?;
+    let value: Value = serde_json::from_str(json.get()).map_err(|e| unrepresentable(&e))?;
     let mut faults = Faults::default();
     let reading = read(&value, &mut faults);
     match (reading, faults.into_vec().into_iter().next()) {
@@ -56,6 +50,19 @@ pub fn parse_reading(json: &RawValue) -> Result<SensorReading, Fault> {
         (_, Some(fault)) => Err(fault),
         (None, None) => Err(Fault { pointer: String::new(), code: "wrong_type", message: "is no reading".into() }),
     }
+}
+
+/// The text is valid JSON already; what fails is a number beyond f64, nesting beyond any reading, or half a surrogate pair.
+fn unrepresentable(error: &serde_json::Error) -> Fault {
+    let error = error.to_string();
+    let (code, message) = if error.starts_with("recursion limit") {
+        ("out_of_range", "is nested too deep")
+    } else if error.starts_with("number out of range") {
+        ("out_of_range", "has a number beyond the range of a double")
+    } else {
+        ("wrong_type", "has a text that is not Unicode: an escape is half of a surrogate pair")
+    };
+    Fault { pointer: String::new(), code, message: message.into() }
 }
 
 fn read(value: &Value, faults: &mut Faults) -> Option<SensorReading> {
@@ -181,11 +188,12 @@ fn elapsed(value: &Value) -> Result<Deciseconds, Misfit> {
 
 fn read_controller_event(fields: &mut Fields<'_>, faults: &mut Faults) -> Option<ControllerEvent> {
     let at = At::Root;
-    let byte = |value: &Value| whole(255)(value).map(|n| u8::try_from(n).unwrap_or(u8::MAX));
+    let code = |value: &Value| whole(u16::MAX.into())(value).map(|n| u16::try_from(n).unwrap_or(u16::MAX));
+    let parameter = |value: &Value| whole(u8::MAX.into())(value).map(|n| u8::try_from(n).unwrap_or(u8::MAX));
     let intersection_id = fields.required("intersection_id", &at, faults, id);
     let time = fields.required("time", &at, faults, time);
-    let code = fields.required("code", &at, faults, byte);
-    let parameter = fields.required("parameter", &at, faults, byte);
+    let code = fields.required("code", &at, faults, code);
+    let parameter = fields.required("parameter", &at, faults, parameter);
     Some(ControllerEvent { intersection_id: intersection_id?, time: time?, code: code?, parameter: parameter? })
 }
 
@@ -297,7 +305,7 @@ pub enum PoisonedRecord {
     /// They are no JSON of the expected shape.
     #[error("not a record: {0}")]
     Shape(String),
-    /// A later version wrote them.
+    /// Another version wrote them.
     #[error("record version {0} is not {VERSION}")]
     Version(u32),
     /// A reading in them is invalid.
@@ -332,6 +340,10 @@ impl ReadingRecord {
     /// [`PoisonedRecord`] says what is wrong; such a record goes to the quarantine.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, PoisonedRecord> {
         #[derive(Deserialize)]
+        struct Version {
+            v: u32,
+        }
+        #[derive(Deserialize)]
         struct Envelope<'a> {
             v: u32,
             key: String,
@@ -339,7 +351,11 @@ impl ReadingRecord {
             #[serde(borrow)]
             readings: Vec<&'a RawValue>,
         }
-        let envelope: Envelope<'_> = serde_json::from_slice(bytes).map_err(|e| PoisonedRecord::Shape(e.to_string()))?;
+        let envelope: Envelope<'_> = serde_json::from_slice(bytes).map_err(|e| match serde_json::from_slice(bytes) {
+            // Another version may have another shape.
+            Ok(Version { v }) if v != VERSION => PoisonedRecord::Version(v),
+            _ => PoisonedRecord::Shape(e.to_string()),
+        })?;
         if envelope.v != VERSION {
             return Err(PoisonedRecord::Version(envelope.v));
         }

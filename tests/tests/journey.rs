@@ -7,8 +7,8 @@ use std::path::Path;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use greenwave::serve::{Host, ServeError};
-use greenwave::stream::shard_of;
+use greenwave::serve::{Host, ServeError, signal_adjustment_settings};
+use greenwave::stream::{lane_of, shard_of};
 use serde_json::{Value, json};
 use shared::intersection::Intersection;
 use shared::plan::{DecisionRecord, PlanStage};
@@ -78,10 +78,11 @@ impl City {
         serde_json::from_value(answer.json()["items"].clone()).unwrap()
     }
 
-    /// Returns when all readings of `J1` that were posted before are processed: a batch of a shard starts only when the one
-    /// before it is done, so the second step of a neighbour on the same shard comes after everything else.
+    /// Returns when all readings of `J1` that were posted before are processed: a batch of a lane starts only when the one
+    /// before it is done, so the second step of a neighbour in the same lane comes after everything else.
     fn settle(&self) {
-        assert_eq!(shard_of("J1", 4), shard_of("J2", 4));
+        let place = |id| (shard_of(id, 4), lane_of(id, signal_adjustment_settings().parallelization_factor));
+        assert_eq!(place("J1"), place("J2"));
         self.configure(&configuration("J2"));
         for seconds in [0, 5] {
             self.post(&step("J2", at(seconds), EMPTY));

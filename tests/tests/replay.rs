@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a failing test may panic")]
 
+use std::ops::Range;
+
 use aws_lambda_events::event::kinesis::KinesisEvent;
 use greenwave::stream::{Record, Sequence, event};
 use rand::{RngExt, SeedableRng};
@@ -17,9 +19,11 @@ use shared::wire::{ReadingRecord, parse_reading};
 use signal_adjustment::workflow::Workflow;
 use tests::junction::{STEP_S, at, configuration, random_step};
 
-const SEEDS: [u64; 3] = [1, 2, 3];
+const SEEDS: [u64; 2] = [1, 2];
 /// Steps of an hour.
 const STEPS: i64 = 3600 / STEP_S;
+/// Steps in which the left turns of the north and south are not seen.
+const DARK: Range<i64> = 300..330;
 
 /// An hour of one junction as it may come: lanes that fail, steps that are missing, come twice or too late.
 fn hour(seed: u64) -> Vec<ReadingRecord> {
@@ -27,7 +31,10 @@ fn hour(seed: u64) -> Vec<ReadingRecord> {
     let mut records: Vec<ReadingRecord> = Vec::new();
     let mut number = 0;
     while number < STEPS {
-        records.push(record(at(number * STEP_S), random_step("J1", at(number * STEP_S), &mut rng)));
+        let time = at(number * STEP_S);
+        let mut readings = random_step("J1", time, &mut rng);
+        readings.retain(|reading| !(DARK.contains(&number) && (reading["detector_id"] == "n_1" || reading["detector_id"] == "s_1")));
+        records.push(record(time, readings));
         let last = records.len() - 1;
         match rng.random_range(0..20) {
             0 | 1 => records.push(records[last].clone()),
@@ -143,21 +150,22 @@ async fn an_hour_is_worth_replaying() {
         let plans: Vec<_> = steps.iter().map(Step::plan).collect();
         assert!(plans.is_sorted_by(|a, b| a.as_of <= b.as_of && a.revision <= b.revision), "seed {seed}");
         assert!(plans.last().unwrap().revision > 100, "seed {seed}: {:?}", plans.last());
-        for told in ["\"queue_pressure\"", "\"hold\"", "\"green_min\"", "\"clearing\"", "\"fault_reported\""] {
-            assert!(decisions.contains(told), "seed {seed}: no decision tells of {told}");
+        for told in ["queue_pressure", "hold", "green_min", "clearing", "no_trusted_detector", "silent", "fault_reported"] {
+            assert!(decisions.contains(&format!("\"{told}\"")), "seed {seed}: no decision tells of {told}");
         }
     }
 }
 
 #[tokio::test]
 async fn a_replay_gives_the_same_plans_and_decisions_to_the_byte() {
+    let mut hours = Vec::new();
     for seed in SEEDS {
         let records = hour(seed);
         let (first, second) = (play(&records).await, play(&records).await);
         assert!(first == second, "seed {seed}");
-        let (other, _) = play(&hour(seed + 100)).await;
-        assert!(first.0 != other, "seed {seed}: another hour gives the same plans");
+        hours.push(first);
     }
+    assert!(hours[0] != hours[1], "two hours give the same plans");
 }
 
 #[tokio::test]

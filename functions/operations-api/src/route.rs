@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use shared::http::{Problem, content_coding, read_body, require_json};
 use shared::ids::IntersectionId;
-use shared::intersection::{Intersection, LIMITS};
+use shared::intersection::{Intersection, InvalidDocument, LIMITS};
 use shared::ports::{DecisionLog, IntersectionStore, Page, PlanReader};
 
 use crate::configuration::{self, Refusal, Written};
@@ -89,8 +89,10 @@ async fn put_intersection<S: Store>(State(store): State<S>, Id(id): Id, request:
 fn read_intersection(body: &[u8], id: &IntersectionId) -> Result<Intersection, Problem> {
     let bad = |code, detail| Problem::new(StatusCode::BAD_REQUEST, code, detail);
     let text = std::str::from_utf8(body).map_err(|e| bad("invalid_utf8", format!("Byte {} is not UTF-8.", e.valid_up_to())))?;
-    let document: Value = serde_json::from_str(text).map_err(|e| bad("invalid_json", format!("The body is not JSON: {e}.")))?;
-    let intersection = Intersection::try_from(document)?;
+    let intersection = Intersection::from_json(text).map_err(|error| match error {
+        InvalidDocument::NotJson(error) => bad("invalid_json", format!("The body is not JSON: {error}.")),
+        InvalidDocument::Faults(faults) => faults.into(),
+    })?;
     if intersection.id() == id {
         return Ok(intersection);
     }

@@ -13,6 +13,7 @@ use axum::http::header::{CONTENT_TYPE, ETAG, IF_MATCH};
 use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use shared::intersection::Intersection;
 use shared::plan::PublishedPlan;
 use shared::units::{Deciseconds, Timestamp};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -20,7 +21,7 @@ use tower::ServiceExt;
 
 use super::cabinet::{Cabinet, Face};
 use super::city::{City, PREFIX, STEP_S};
-use super::traffic::{Arrival, Demand, Totals, Traffic};
+use super::traffic::{Arrival, Demand, Traffic};
 
 /// The first simulated day begins here: Monday, 2026-11-23, 07:00.
 const FIRST_MORNING: Timestamp = Timestamp::from_millis(1_795_417_200_000);
@@ -30,9 +31,6 @@ const READINGS_MAX: usize = 500;
 /// Real time after which a plan is late: the city goes on without it.
 const PLAN_WAIT: Duration = Duration::from_secs(5);
 const PLAN_POLL: Duration = Duration::from_millis(4);
-/// A request that finds the service busy is sent again, so often and after so long.
-const BUSY_RETRIES: u32 = 5;
-const BUSY_WAIT: Duration = Duration::from_secs(1);
 const ANSWER_MAX: usize = 16 << 20;
 
 /// What to show.
@@ -40,7 +38,7 @@ const ANSWER_MAX: usize = 16 << 20;
 pub struct Options {
     /// Same seed, same vehicles.
     pub seed: u64,
-    /// Simulated seconds per real second, from 0.01; infinite means as fast as it goes.
+    /// Simulated seconds per real second; below 0.01 counts as 0.01, infinite means as fast as it goes.
     pub speed: f64,
     /// Simulated minutes; 0 means until stopped.
     pub minutes: f64,
@@ -75,9 +73,6 @@ pub enum DemoError {
         /// What is wrong with it.
         problem: String,
     },
-    /// An option is out of range: choose another value.
-    #[error("{0}")]
-    Option(&'static str),
 }
 
 /// What a run showed.
@@ -106,8 +101,8 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// Change of the mean delay against the time-of-day plans, percent; negative is better.
-    pub fn change_percent(&self) -> f64 {
+    /// Of the mean delay against the time-of-day plans; negative is better.
+    fn change_percent(&self) -> f64 {
         if self.time_of_day_delay_mean_s > 0.0 { (self.delay_mean_s / self.time_of_day_delay_mean_s - 1.0) * 100.0 } else { 0.0 }
     }
 }
@@ -133,9 +128,6 @@ pub async fn run(
     stop: impl Future<Output = ()>,
     mut report: impl FnMut(String),
 ) -> Result<Summary, DemoError> {
-    if options.speed.is_nan() || options.speed < 0.01 {
-        return Err(DemoError::Option("the speed must be at least 0.01 simulated seconds per second"));
-    }
     let mut stop = pin!(stop);
     let mut demo = tokio::select! {
         biased;
@@ -145,9 +137,9 @@ pub async fn run(
     introduce(&options, demo.start, &mut report);
     let (began, mut next_line) = (Instant::now(), Duration::ZERO);
     while options.minutes <= 0.0 || demo.elapsed_s() < options.minutes * 60.0 {
-        let due = Duration::try_from_secs_f64(demo.elapsed_s() / options.speed).ok().and_then(|due| began.checked_add(due));
+        let due = Duration::try_from_secs_f64(demo.elapsed_s() / options.speed.max(0.01)).unwrap_or_default();
         let second = async {
-            sleep_until(due.unwrap_or(began)).await;
+            sleep_until(began + due).await;
             demo.second().await
         };
         tokio::select! {
@@ -180,12 +172,8 @@ struct Town {
 }
 
 impl Town {
-    fn new(city: City, now: Timestamp) -> Result<Self, DemoError> {
-        let cabinet = |junction| {
-            let problem = |faults| DemoError::Unreadable { request: format!("the configuration of {}", city.id(junction)), problem: format!("{faults:?}") };
-            Ok(Cabinet::new(city.intersection(junction).map_err(problem)?, now))
-        };
-        Ok(Self { traffic: Traffic::new(city), cabinets: city.junctions().map(cabinet).collect::<Result<_, DemoError>>()? })
+    fn new(city: City, intersections: Vec<Intersection>, now: Timestamp) -> Self {
+        Self { traffic: Traffic::new(city), cabinets: intersections.into_iter().map(|i| Cabinet::new(i, now)).collect() }
     }
 
     fn advance(&mut self, now: Timestamp) {
@@ -214,14 +202,16 @@ struct Demo {
 impl Demo {
     async fn begin(api: Api, seed: u64) -> Result<Self, DemoError> {
         let city = City::default();
+        let mut intersections = Vec::new();
         for junction in city.junctions() {
-            api.configure(&city.id(junction), &city.document(junction)).await?;
+            intersections.push(api.configure(&city.id(junction), &city.document(junction)).await?);
         }
         // Readings older than those of the last run would be late: a new run is a new day.
         let newest = api.plans().await?.iter().map(|plan| plan.as_of).max();
         let start = newest.map_or(FIRST_MORNING, morning_after);
-        let (adaptive, time_of_day) = (Town::new(city, start)?, Town::new(city, start)?);
-        Ok(Self { api, city, demand: Demand::new(city, seed), adaptive, time_of_day, start, now: start, counts: Summary::default() })
+        let (adaptive, time_of_day) = (Town::new(city, intersections.clone(), start), Town::new(city, intersections, start));
+        let (demand, counts) = (Demand::new(city, seed), Summary::default());
+        Ok(Self { api, city, demand, adaptive, time_of_day, start, now: start, counts })
     }
 
     fn elapsed_s(&self) -> f64 {
@@ -230,7 +220,7 @@ impl Demo {
 
     /// One second in both cities.
     async fn second(&mut self) -> Result<(), DemoError> {
-        if self.now.since(self.start).tenths() % (STEP_S * 10) == 0 {
+        if self.now.since(self.start).tenths().is_multiple_of(STEP_S * 10) {
             self.step().await?;
         }
         let arrivals = self.demand.arrivals(self.now);
@@ -260,10 +250,7 @@ impl Demo {
                     cabinet.take(plan);
                 }
             }
-            if missing.is_empty() {
-                return Ok(());
-            }
-            if asked.elapsed() >= PLAN_WAIT {
+            if missing.is_empty() || asked.elapsed() >= PLAN_WAIT {
                 self.counts.plans_late += u64::try_from(missing.len()).unwrap_or_default();
                 return Ok(());
             }
@@ -272,7 +259,7 @@ impl Demo {
     }
 
     fn summary(&self) -> Summary {
-        let (adaptive, alone): (Totals, Totals) = (self.adaptive.traffic.totals(), self.time_of_day.traffic.totals());
+        let (adaptive, alone) = (self.adaptive.traffic.totals(), self.time_of_day.traffic.totals());
         Summary {
             simulated_s: self.now.since(self.start).tenths() / 10,
             refused: self.adaptive.cabinets.iter().map(|c| c.refused).sum(),
@@ -341,8 +328,8 @@ impl Answer {
 }
 
 impl Api {
-    /// Configures an intersection; content that is there already changes nothing.
-    async fn configure(&self, id: &str, document: &Value) -> Result<(), DemoError> {
+    /// Configures an intersection; content that is there already changes nothing. Gives what the cabinet has to know.
+    async fn configure(&self, id: &str, document: &Value) -> Result<Intersection, DemoError> {
         let path = format!("/v1/intersections/{id}");
         let mut answer = self.call(Method::PUT, &path, Some(document), None).await?;
         // The city of another version of the demo is there: its junctions are ours to replace.
@@ -350,7 +337,8 @@ impl Api {
             let etag = answer.headers.remove(ETAG);
             answer = self.call(Method::PUT, &path, Some(document), etag).await?;
         }
-        answer.accepted().map(|_| ())
+        let (request, configured) = answer.accepted()?;
+        Intersection::try_from(configured).map_err(|faults| DemoError::Unreadable { request, problem: format!("{faults:?}") })
     }
 
     /// Posts readings; tells how many were accepted.
@@ -374,62 +362,66 @@ impl Api {
         let request = format!("{method} {path}");
         let unreadable = |problem: String| DemoError::Unreadable { request: request.clone(), problem };
         let uri = Uri::try_from(path).map_err(|e| unreadable(e.to_string()))?;
-        let mut tries = 0;
-        loop {
-            let mut sent = Request::new(body.map_or_else(Body::empty, |body| Body::from(body.to_string())));
-            *sent.method_mut() = method.clone();
-            *sent.uri_mut() = uri.clone();
-            sent.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-            sent.headers_mut().extend(if_match.clone().map(|etag| (IF_MATCH, etag)));
-            let answer = self.0.clone().oneshot(sent).await.unwrap_or_else(|never: Infallible| match never {});
-            let (parts, content) = answer.into_parts();
-            if parts.status == StatusCode::SERVICE_UNAVAILABLE && tries < BUSY_RETRIES {
-                tries += 1;
-                sleep(BUSY_WAIT).await;
-                continue;
-            }
-            let bytes = to_bytes(content, ANSWER_MAX).await.map_err(|e| unreadable(e.to_string()))?;
-            let body = serde_json::from_slice(&bytes).map_err(|e| unreadable(format!("{}: {e}", parts.status)))?;
-            return Ok(Answer { request: request.clone(), status: parts.status, headers: parts.headers, body });
-        }
+        let mut sent = Request::new(body.map_or_else(Body::empty, |body| Body::from(body.to_string())));
+        *sent.method_mut() = method;
+        *sent.uri_mut() = uri;
+        sent.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        sent.headers_mut().extend(if_match.map(|etag| (IF_MATCH, etag)));
+        let answer = self.0.clone().oneshot(sent).await.unwrap_or_else(|never: Infallible| match never {});
+        let (parts, content) = answer.into_parts();
+        let bytes = to_bytes(content, ANSWER_MAX).await.map_err(|e| unreadable(e.to_string()))?;
+        let body = serde_json::from_slice(&bytes).map_err(|e| unreadable(format!("{}: {e}", parts.status)))?;
+        Ok(Answer { request: request.clone(), status: parts.status, headers: parts.headers, body })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::future::pending;
+
+    use axum::routing::{get, post, put};
     use shared::plan::{PlanSource, PlanStage, Reason};
 
+    use super::super::city::{Side, Turn};
     use super::*;
 
-    /// Mean delays of both cities when this decides for every cabinet each five seconds.
-    fn drive(seed: u64, hours: f64, mut decide: impl FnMut(&Town, usize, Timestamp) -> Option<PublishedPlan>) -> (Totals, Totals) {
+    fn town() -> Town {
         let city = City::default();
-        let (mut demand, mut now) = (Demand::new(city, seed), FIRST_MORNING);
-        let (mut town, mut alone) = (Town::new(city, now).unwrap(), Town::new(city, now).unwrap());
-        while now.since(FIRST_MORNING).as_secs() < hours * 3600.0 {
-            if now.since(FIRST_MORNING).tenths().is_multiple_of(50) {
-                town.advance(now);
-                for junction in city.junctions() {
-                    if let Some(plan) = decide(&town, junction, now) {
-                        town.cabinets[junction].take(plan);
-                    }
+        let intersections = city.junctions().map(|junction| Intersection::try_from(city.document(junction)).unwrap());
+        Town::new(city, intersections.collect(), FIRST_MORNING)
+    }
+
+    /// Mean delay in the town and in one under the time-of-day plans, when `decide` gives each cabinet its plan.
+    fn drive(mut adaptive: Town, minutes: u32, mut decide: impl FnMut(&Town, usize, Timestamp) -> Option<PublishedPlan>) -> (f64, f64) {
+        let city = City::default();
+        let (mut demand, mut alone) = (Demand::new(city, 1), town());
+        for n in 0..minutes * 60 {
+            let now = FIRST_MORNING + Deciseconds::from_secs(n);
+            adaptive.advance(now);
+            for junction in city.junctions().filter(|_| n % STEP_S == 0) {
+                if let Some(plan) = decide(&adaptive, junction, now) {
+                    adaptive.cabinets[junction].take(plan);
                 }
             }
             let arrivals = demand.arrivals(now);
-            town.second(now, &arrivals);
+            adaptive.second(now, &arrivals);
             alone.second(now, &arrivals);
-            now = now + Deciseconds::from_secs(1);
         }
-        if false {assert_eq!(town.cabinets.iter().chain(&alone.cabinets).map(|c| c.forced).sum::<u32>(), 0);}
-        (town.traffic.totals(), alone.traffic.totals())
+        assert_eq!(alone.cabinets.iter().map(|c| c.forced).sum::<u32>(), 0);
+        (adaptive.traffic.totals().delay_mean_s(), alone.traffic.totals().delay_mean_s())
     }
 
-    /// Serves the stage for which most vehicles are near.
+    /// Serves the stage for which most vehicles wait or are near; nothing is hidden from it.
     fn greedy(town: &Town, junction: usize, now: Timestamp) -> Option<PublishedPlan> {
-        let waiting = town.traffic.waiting(junction, now);
-        let stages = [("ns", waiting[0] + waiting[4]), ("ns_left", waiting[1] + waiting[5]), ("ew", waiting[2] + waiting[6]), ("ew_left", waiting[3] + waiting[7])];
         let shown = town.cabinets[junction].reading(now)["stage"].as_str().unwrap().to_owned();
-        let best = stages.iter().max_by_key(|(id, count)| 2 * count + usize::from(*id == shown)).unwrap().0;
+        let weight = |id: &str, side, turn| 2 * town.traffic.waiting(junction, side, turn, now) + usize::from(id == shown);
+        let stages = [
+            ("ns", Side::North, Turn::Through),
+            ("ns_left", Side::North, Turn::Left),
+            ("ew", Side::East, Turn::Through),
+            ("ew_left", Side::East, Turn::Left),
+        ];
+        let best = stages.iter().max_by_key(|(id, side, turn)| weight(id, *side, *turn))?.0;
         Some(PublishedPlan {
             intersection_id: City::default().id(junction).as_str().try_into().unwrap(),
             revision: 1,
@@ -441,53 +433,102 @@ mod tests {
         })
     }
 
-    fn tod(stages: &[(&str, u32)], offset: u32, seed: u64, hours: f64, from: Timestamp) -> f64 {
-        let city = City::default();
-        let (mut demand, mut now) = (Demand::new(city, seed), from);
-        let mut town = Town::new(city, now).unwrap();
-        let cycle: u32 = stages.iter().map(|s| s.1 + 4).sum();
-        town.cabinets = city.junctions().map(|j| {
-            let mut doc = city.document(j);
-            let column = u32::try_from(j % 3).unwrap();
-            doc["time_of_day_plan"] = json!({"offset_s": (column * offset) % cycle, "stages": stages.iter().map(|(s, g)| json!({"stage": s, "green_s": g})).collect::<Vec<_>>()});
-            Cabinet::new(shared::intersection::Intersection::try_from(doc).unwrap(), now)
-        }).collect();
-        while now.since(from).as_secs() < hours * 3600.0 {
-            let arrivals = demand.arrivals(now);
-            town.second(now, &arrivals);
-            now = now + Deciseconds::from_secs(1);
-        }
-        town.traffic.totals().delay_mean_s()
+    #[test]
+    fn who_sees_the_queues_does_better_than_the_time_of_day_plan() {
+        let (delay, alone) = drive(town(), 60, greedy);
+        assert!(delay < 0.85 * alone, "greedy {delay:.1} s, time of day {alone:.1} s");
     }
 
     #[test]
-    fn numbers() {
-        let h = 2.0;
-        for seed in 1..5 {
-            let (town, alone) = drive(seed, h, greedy);
-            println!("greedy seed {seed}: {:.1} vs alone {:.1} veh {}", town.delay_mean_s(), alone.delay_mean_s(), town.arrived);
-        }
-        let mut best = vec![];
-        for ns in [14, 16, 18, 20, 23] { for nl in [0, 5] { for ew in [18, 20, 22, 25, 28, 32] { for el in [5, 6, 7, 9] { for offset in [16, 22, 28] {
-            if nl > 0 && offset != 22 { continue; }
-            let stages: Vec<_> = [("ns",ns),("ns_left",nl),("ew",ew),("ew_left",el)].into_iter().filter(|s| s.1>0).collect();
-            best.push((tod(&stages, offset, 1, 2.0, FIRST_MORNING), ns, nl, ew, el, offset));
-        }}}}}
-        best.sort_by(|a, b| a.0.total_cmp(&b.0));
-        best.truncate(12);
-        for b in &mut best {
-            let stages: Vec<_> = [("ns",b.1),("ns_left",b.2),("ew",b.3),("ew_left",b.4)].into_iter().filter(|s| s.1>0).collect();
-            let d: Vec<_> = [2,3,4].map(|seed| tod(&stages, b.5, seed, 2.0, FIRST_MORNING)).to_vec();
-            println!("({b:?} {d:?}");
+    fn no_time_of_day_plan_near_the_chosen_one_is_better() {
+        let city = City::default();
+        for (greens, wave) in [([17, 20, 5], 22), ([14, 24, 5], 22), ([14, 20, 8], 22), ([14, 20, 5], 0), ([23, 28, 5], 22)] {
+            let mut town = town();
+            for junction in city.junctions() {
+                let mut document = city.document(junction);
+                let cycle: u32 = greens.iter().map(|green| green + 4).sum();
+                let stages =
+                    ["ns", "ew", "ew_left"].into_iter().zip(greens).map(|(stage, green)| json!({"stage": stage, "green_s": green}));
+                let offset = u32::try_from(junction % 3).unwrap() * wave % cycle;
+                document["time_of_day_plan"] = json!({"offset_s": offset, "stages": stages.collect::<Vec<_>>()});
+                town.cabinets[junction] = Cabinet::new(Intersection::try_from(document).unwrap(), FIRST_MORNING);
+            }
+            let (delay, chosen) = drive(town, 60, |_, _, _| None);
+            assert!(chosen < delay, "{greens:?} with {wave}: {delay:.1} s, chosen {chosen:.1} s");
         }
     }
 
+    fn quick(minutes: f64) -> Options {
+        Options { speed: f64::INFINITY, minutes, ..Options::default() }
+    }
+
     #[tokio::test]
-    async fn e2e() {
-        let dir = tempfile::tempdir().unwrap();
-        let host = crate::serve::Host::start(dir.path(), 0).await.unwrap();
-        let options = Options { seed: 1, speed: f64::INFINITY, minutes: 120.0, ..Options::default() };
-        let summary = run(host.router(), options, std::future::pending(), |line| println!("{line}")).await.unwrap();
-        println!("{summary}");
+    async fn greenwave_runs_the_city_within_the_limits_of_its_cabinets_and_a_second_run_is_another_day() {
+        let directory = tempfile::tempdir().unwrap();
+        let host = crate::serve::Host::start(directory.path(), 0).await.unwrap();
+        for day in ["2026-11-23T07:00:00.000Z", "2026-11-24T07:00:00.000Z"] {
+            let mut lines = Vec::new();
+            let summary = run(host.router(), quick(5.0), pending(), |line| lines.push(line)).await.unwrap();
+            assert!(lines[0].contains(day), "{}", lines[0]);
+            assert_eq!((summary.readings, summary.plans, summary.simulated_s), (60 * 6 * 13, 60 * 6, 300));
+            assert_eq!((summary.plans_late, summary.refused, summary.forced), (0, 0, 0));
+            assert!(summary.vehicles > 100 && summary.delay_mean_s > 0.0);
+        }
+    }
+
+    /// An API that accepts everything and never has a plan.
+    fn silent() -> Router {
+        let accepted = post(|body: axum::Json<Value>| async move {
+            axum::Json(json!({"accepted": body["readings"].as_array().unwrap().len(), "rejected": []}))
+        });
+        let plans = get(|| async { axum::Json(json!({"items": [], "next_cursor": null})) });
+        Router::new()
+            .route("/v1/plans", plans)
+            .route("/v1/readings", accepted)
+            .route("/v1/intersections/{id}", put(|body: axum::Json<Value>| async { body }))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_plans_the_cabinets_help_themselves() {
+        let summary = run(silent(), quick(2.0), pending(), |_| {}).await.unwrap();
+        assert_eq!((summary.plans, summary.plans_late), (0, 6 * 24));
+        assert!((summary.delay_mean_s - summary.time_of_day_delay_mean_s).abs() < 1e-9);
+    }
+
+    #[tokio::test]
+    async fn a_run_that_is_stopped_ends_with_its_summary() {
+        let options = Options { speed: 1.0, ..Options::default() };
+        assert_eq!(run(silent(), options, async {}, |_| {}).await.unwrap(), Summary::default());
+    }
+
+    #[tokio::test]
+    async fn a_refusal_names_the_request_and_what_is_wrong_with_it() {
+        let guarded = put(|headers: HeaderMap, body: axum::Json<Value>| async move {
+            let seen = headers.get(IF_MATCH).is_some_and(|tag| tag == "\"7\"");
+            let refusal = json!({"code": "precondition_required", "detail": "It exists."});
+            let (status, answer) = if seen { (StatusCode::OK, body.0) } else { (StatusCode::PRECONDITION_REQUIRED, refusal) };
+            (status, [(ETAG, "\"7\"")], axum::Json(answer))
+        });
+        let refusing = post(|| async {
+            let rejected = json!([{"index": 0, "pointer": "/time", "code": "too_old", "message": "is more than 24 h old"}]);
+            (
+                StatusCode::UNPROCESSABLE_ENTITY,
+                axum::Json(json!({"code": "no_valid_readings", "detail": "None of 78 readings is valid.", "errors": rejected})),
+            )
+        });
+        let plans = get(|| async { axum::Json(json!({"items": []})) });
+        let api = Router::new().route("/v1/plans", plans).route("/v1/readings", refusing).route("/v1/intersections/{id}", guarded);
+        let error = run(api, quick(1.0), pending(), |_| {}).await.unwrap_err();
+        let text = "POST /v1/readings was answered 422 Unprocessable Entity: None of 78 readings is valid (no_valid_readings). First: /time is more than 24 h old.";
+        assert_eq!(error.to_string(), text);
+    }
+
+    #[test]
+    fn a_new_run_begins_on_the_morning_after_the_last() {
+        let at = |text| morning_after(Timestamp::parse(text).unwrap()).to_string();
+        assert_eq!(at("2026-11-23T07:00:00Z"), "2026-11-24T07:00:00.000Z");
+        assert_eq!(at("2026-11-25T06:59:59Z"), "2026-11-25T07:00:00.000Z");
+        assert_eq!(at("2020-01-01T00:00:00Z"), "2026-11-23T07:00:00.000Z");
+        assert_eq!([0, 999, 12_480, 1_234_567].map(spaced), ["0", "999", "12 480", "1 234 567"]);
     }
 }

@@ -138,9 +138,8 @@ struct Vehicle {
 /// What the detector of a lane saw since its last reading.
 #[derive(Clone, Copy, Default)]
 struct Seen {
-    entered: u32,
     passed: u32,
-    passed_freely: u32,
+    speed_sum_kmh: f64,
     occupied_s: u32,
 }
 
@@ -152,6 +151,8 @@ struct Lane {
     /// Its next vehicle goes no sooner.
     ready: Timestamp,
     seen: Seen,
+    /// Vehicles that entered it since the last reading of the exit that leads here.
+    entered: u32,
 }
 
 /// What came of it so far.
@@ -183,7 +184,8 @@ pub(super) struct Traffic {
 
 impl Traffic {
     pub(super) fn new(city: City) -> Self {
-        Self { city, lanes: std::iter::repeat_with(Lane::default).take(city.lanes()).collect(), totals: Totals::default() }
+        let lanes = city.junctions().flat_map(|_| std::iter::repeat_with(Lane::default).take(12));
+        Self { city, lanes: lanes.collect(), totals: Totals::default() }
     }
 
     pub(super) const fn totals(&self) -> Totals {
@@ -212,7 +214,6 @@ impl Traffic {
         self.totals.queued = 0;
         for lane in approaches {
             let held_up: u32 = lane.vehicles.iter().take_while(|vehicle| vehicle.at_line <= now).map(|_| 1).sum();
-            lane.seen.occupied_s += u32::from(held_up > 0);
             self.totals.queued += held_up;
         }
         self.totals.delay_s += f64::from(self.totals.queued);
@@ -220,7 +221,7 @@ impl Traffic {
 
     fn enter(&mut self, lane: usize, turns: Vec<Turn>, at_line: Timestamp) {
         if let Some(lane) = self.lanes.get_mut(lane) {
-            lane.seen.entered += 1;
+            lane.entered += 1;
             lane.vehicles.push_back(Vehicle { turns, at_line });
         }
     }
@@ -232,8 +233,9 @@ impl Traffic {
         let Some(lane) = self.lanes.get_mut(number) else { return };
         let first = lane.vehicles.front();
         let waits = first.is_some_and(|vehicle| vehicle.at_line <= now);
-        let free = first.is_some_and(|vehicle| vehicle.at_line == now);
         let (turn, next_turn) = first.map_or((main, None), |v| (*v.turns.last().unwrap_or(&main), v.turns.iter().nth_back(1).copied()));
+        let speed_kmh = if first.is_some_and(|vehicle| vehicle.at_line == now) { SPEED_MS * 3.6 } else { QUEUE_SPEED_KMH };
+        lane.seen.occupied_s += u32::from(waits);
         let shown = face(junction, City::movement(side, turn));
         let was_open = mem::replace(&mut lane.open, shown != Face::Red);
         if lane.open && !was_open && waits {
@@ -262,8 +264,7 @@ impl Traffic {
         let Some(mut vehicle) = lane.vehicles.pop_front() else { return };
         lane.ready = now + if turn == Turn::Right { HEADWAY_RIGHT } else { HEADWAY };
         lane.seen.passed += 1;
-        lane.seen.passed_freely += u32::from(free);
-        lane.seen.occupied_s += u32::from(lane.vehicles.front().is_none_or(|next| next.at_line > now));
+        lane.seen.speed_sum_kmh += speed_kmh;
         vehicle.turns.pop();
         self.enter(target, vehicle.turns, now + travel(exit));
     }
@@ -280,26 +281,20 @@ impl Traffic {
         stopped || lane.and_then(|lane| lane.vehicles.front()).is_none_or(|first| first.at_line > now + GAP)
     }
 
-    /// Vehicles that wait on each lane of a junction or are nearly there.
+    /// Vehicles that wait on this lane and the opposite one, or are nearly there.
     #[cfg(test)]
-    pub(super) fn waiting(&self, junction: usize, now: Timestamp) -> Vec<usize> {
-        let lanes = Side::ALL.map(|side| [Turn::Through, Turn::Left].map(|turn| City::approach(junction, side, turn)));
-        lanes.iter().flatten().map(|&l| self.lanes[l].vehicles.iter().take_while(|v| v.at_line <= now + GAP).count()).collect()
+    pub(super) fn waiting(&self, junction: usize, side: Side, turn: Turn, now: Timestamp) -> usize {
+        let near = |side| self.lanes[City::approach(junction, side, turn)].vehicles.iter().take_while(|v| v.at_line <= now + GAP).count();
+        near(side) + near(side.opposite())
     }
 
     /// What the detectors of a junction have to say, as the API takes it.
     pub(super) fn readings(&mut self, junction: usize, now: Timestamp) -> Vec<Value> {
-        let mut readings = Vec::new();
-        for side in Side::ALL {
-            let exit = self.exit_reading(junction, side, now);
-            readings.push(exit);
-        }
-        for side in Side::ALL {
-            for turn in [Turn::Through, Turn::Left] {
-                let id = self.city.id(junction);
-                let Some(lane) = self.lanes.get_mut(City::approach(junction, side, turn)) else { continue };
-                readings.push(lane_reading(lane, &id, &City::lane_id(side, turn), now));
-            }
+        let mut readings = Side::ALL.map(|side| self.exit_reading(junction, side, now)).to_vec();
+        let id = self.city.id(junction);
+        for (side, turn) in Side::ALL.into_iter().flat_map(|side| [(side, Turn::Through), (side, Turn::Left)]) {
+            let lane = self.lanes.get_mut(City::approach(junction, side, turn));
+            readings.extend(lane.map(|lane| lane_reading(lane, &id, &City::lane_id(side, turn), now)));
         }
         readings
     }
@@ -313,7 +308,7 @@ impl Traffic {
         let (mut volume, mut vehicles, mut queue) = (0, 0, 0);
         for lane in lanes {
             let Some(lane) = self.lanes.get_mut(lane) else { continue };
-            volume += mem::take(&mut lane.seen.entered);
+            volume += mem::take(&mut lane.entered);
             vehicles += lane.vehicles.len();
             queue += lane.vehicles.iter().take_while(|vehicle| vehicle.at_line < now).count();
         }
@@ -325,9 +320,7 @@ impl Traffic {
 }
 
 fn lane_reading(lane: &mut Lane, junction: &str, detector: &str, now: Timestamp) -> Value {
-    // Entries are counted at the exit that leads here.
-    let seen = Seen { entered: lane.seen.entered, ..Seen::default() };
-    let seen = mem::replace(&mut lane.seen, seen);
+    let seen = mem::take(&mut lane.seen);
     let (mut standing, mut moving) = ([0_u32; BINS], [0_u32; BINS]);
     let mut last_m = -SPACING_M;
     for vehicle in &lane.vehicles {
@@ -341,13 +334,12 @@ fn lane_reading(lane: &mut Lane, junction: &str, detector: &str, now: Timestamp)
         *count += 1;
     }
     let queue: u32 = standing.iter().sum();
-    let freely = f64::from(seen.passed_freely);
-    let speed_sum = freely * SPEED_MS * 3.6 + (f64::from(seen.passed) - freely) * QUEUE_SPEED_KMH;
+    let speed_kmh = (seen.speed_sum_kmh / f64::from(seen.passed) * 10.0).round() / 10.0;
     json!({
         "type": "detector", "intersection_id": junction, "detector_id": detector, "time": now, "period_s": STEP_S,
         "volume": seen.passed,
         "occupancy": f64::from(seen.occupied_s.min(STEP_S)) / f64::from(STEP_S),
-        "speed_mean_kmh": (seen.passed > 0).then(|| (speed_sum / f64::from(seen.passed) * 10.0).round() / 10.0),
+        "speed_mean_kmh": (seen.passed > 0).then_some(speed_kmh),
         "vehicles": queue + moving.iter().sum::<u32>(),
         "queue": queue,
         "profile": {
@@ -384,53 +376,37 @@ mod tests {
 
     /// Faces that change without any order, as no cabinet would show them.
     fn any_face(seed: u64, n: u32, junction: usize, movement: usize) -> Face {
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        rng.set_stream(u64::from(n / 15) * 1000 + u64::try_from(junction * 16 + movement).unwrap());
-        let shown = [Face::Red, Face::Green, Face::Permitted, Face::Yellow(Deciseconds::from_secs(n % 3))];
-        shown[rng.random_range(0..4)]
-    }
-
-    fn inside(traffic: &Traffic) -> usize {
-        traffic.lanes.iter().map(|lane| lane.vehicles.len()).sum()
+        let place = u64::from(n / 15) * 1000 + u64::try_from(junction * 16 + movement).unwrap();
+        let mixed = (seed ^ place.wrapping_mul(0x9E37_79B9_7F4A_7C15)).wrapping_mul(0xBF58_476D_1CE4_E5B9) >> 62;
+        [Face::Red, Face::Green, Face::Permitted, Face::Yellow(Deciseconds::from_secs(n % 3))][usize::try_from(mixed).unwrap()]
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(24))]
+        #![proptest_config(ProptestConfig::with_cases(16))]
         #[test]
-        fn vehicles_are_conserved_and_none_passes_on_red(seed: u64) {
+        fn vehicles_are_conserved_none_passes_on_red_and_the_same_seed_gives_the_same_run(seed: u64) {
             let city = City::default();
-            let (mut demand, mut traffic) = (Demand::new(city, seed), Traffic::new(city));
+            let (mut demand, mut again) = (Demand::new(city, seed), Demand::new(city, seed));
+            let (mut traffic, mut twin) = (Traffic::new(city), Traffic::new(city));
             for n in 0..900 {
-                let arrivals = demand.arrivals(second(n));
-                let before: Vec<_> = traffic.lanes.iter().map(|l| (l.vehicles.front().map(|v| v.turns.last().copied()), l.seen.passed)).collect();
-                traffic.step(second(n), &arrivals, |junction, movement| any_face(seed, n, junction, movement));
-                let totals = traffic.totals();
-                prop_assert_eq!(totals.arrived, totals.left + u32::try_from(inside(&traffic)).unwrap());
-                for (junction, side, main) in city.junctions().flat_map(|j| Side::ALL.map(|s| [(j, s, Turn::Through), (j, s, Turn::Left)])).flatten() {
-                    let lane = City::approach(junction, side, main);
-                    if traffic.lanes[lane].seen.passed > before[lane].1 {
-                        // Nobody passes who has just arrived, so somebody was there before.
-                        let turn = before[lane].0.flatten().unwrap();
-                        prop_assert_ne!(any_face(seed, n, junction, City::movement(side, turn)), Face::Red);
-                    }
-                    if city.neighbour(junction, side).is_some() {
-                        prop_assert!(traffic.lanes[lane].vehicles.len() <= storage(side));
-                    }
+                let face = |junction, movement| any_face(seed, n, junction, movement);
+                let first = |l: &Lane| (l.vehicles.front().and_then(|v| v.turns.last().copied()), l.seen.passed);
+                let before: Vec<_> = traffic.lanes.iter().map(first).collect();
+                traffic.step(second(n), &demand.arrivals(second(n)), face);
+                twin.step(second(n), &again.arrivals(second(n)), face);
+                let inside: usize = traffic.lanes.iter().map(|lane| lane.vehicles.len()).sum();
+                prop_assert_eq!(traffic.totals().arrived, traffic.totals().left + u32::try_from(inside).unwrap());
+                let sides = city.junctions().flat_map(|j| Side::ALL.map(|s| (j, s)));
+                for (junction, side, main) in sides.flat_map(|(j, s)| [(j, s, Turn::Through), (j, s, Turn::Left)]) {
+                    let number = City::approach(junction, side, main);
+                    let (lane, (turn, passed)) = (&traffic.lanes[number], before[number]);
+                    // Nobody passes who has just arrived, so there was somebody before.
+                    prop_assert!(lane.seen.passed == passed || face(junction, City::movement(side, turn.unwrap())) != Face::Red);
+                    prop_assert!(city.neighbour(junction, side).is_none() || lane.vehicles.len() <= storage(side));
                 }
             }
-        }
-
-        #[test]
-        fn the_same_seed_gives_the_same_run(seed: u64) {
-            let run = || {
-                let city = City::default();
-                let (mut demand, mut traffic) = (Demand::new(city, seed), Traffic::new(city));
-                for n in 0..300 {
-                    traffic.step(second(n), &demand.arrivals(second(n)), |junction, movement| any_face(seed, n, junction, movement));
-                }
-                (traffic.totals(), city.junctions().flat_map(|j| traffic.readings(j, second(300))).collect::<Vec<_>>())
-            };
-            prop_assert_eq!(run(), run());
+            prop_assert_eq!(traffic.totals(), twin.totals());
+            prop_assert!(city.junctions().all(|j| traffic.readings(j, second(900)) == twin.readings(j, second(900))));
         }
     }
 
@@ -464,13 +440,6 @@ mod tests {
         // At 2, 4 and 6 s; then the opposing vehicle is less than 4.5 s away until it has passed at 12 s.
         assert_eq!(passed_in(&mut traffic, 12, only_lefts), 3);
         assert_eq!(traffic.lanes[City::approach(0, Side::North, Turn::Left)].vehicles.len(), 2);
-    }
-
-    #[test]
-    fn a_full_road_blocks_the_junction_before_it() {
-        let mut traffic = platoon(60, Turn::Through);
-        assert_eq!(passed_in(&mut traffic, 200, |_| Face::Green) as usize, storage(Side::North));
-        assert_eq!(traffic.totals().queued as usize, 60);
     }
 
     #[test]

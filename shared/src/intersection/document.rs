@@ -1,9 +1,12 @@
 //! From the JSON document of an intersection to an [`Intersection`], or to the list of everything that is wrong with it.
 
+mod duplicates;
+
 use std::collections::HashMap;
 
 use serde_json::Value;
 
+use self::duplicates::note_duplicates;
 use super::{Control, ControlMode, Exit, Intersection, Lane, Movement, MovementSet, Stage, TimeOfDayPlan, Turn, tag_of};
 use crate::fields::{At, Fault, Faults, Fields, Misfit, array, id, number, one_of, positive, seconds, text};
 use crate::ids::{DetectorId, IntersectionId};
@@ -39,16 +42,42 @@ impl TryFrom<Value> for Intersection {
 
     /// Checks everything and names every fault; see `openapi.yaml` for the codes.
     fn try_from(document: Value) -> Result<Self, Vec<Fault>> {
+        check(document, Faults::default())
+    }
+}
+
+/// Why a text is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidDocument {
+    /// It is not JSON.
+    #[error("not JSON: {0}")]
+    NotJson(#[from] serde_json::Error),
+    /// Something in it is wrong.
+    #[error("{} faults", .0.len())]
+    Faults(Vec<Fault>),
+}
+
+impl Intersection {
+    /// Reads the text of a configuration. Beyond `try_from`, it sees fields that occur twice: a [`Value`] keeps only the last.
+    ///
+    /// # Errors
+    /// [`InvalidDocument`] says what to correct.
+    pub fn from_json(text: &str) -> Result<Self, InvalidDocument> {
+        let document = serde_json::from_str(text)?;
         let mut faults = Faults::default();
-        let intersection = read(&document, &mut faults);
-        match intersection {
-            Some(mut intersection) if faults.is_empty() => {
-                intersection.etag = tag_of(&document);
-                intersection.document = document;
-                Ok(intersection)
-            }
-            _ => Err(faults.into_vec()),
+        note_duplicates(text, &mut faults)?;
+        check(document, faults).map_err(InvalidDocument::Faults)
+    }
+}
+
+fn check(document: Value, mut faults: Faults) -> Result<Intersection, Vec<Fault>> {
+    match read(&document, &mut faults) {
+        Some(mut intersection) if faults.is_empty() => {
+            intersection.etag = tag_of(&document);
+            intersection.document = document;
+            Ok(intersection)
         }
+        _ => Err(faults.into_vec()),
     }
 }
 
@@ -470,7 +499,7 @@ fn check_time_of_day(intersection: &Intersection, faults: &mut Faults) {
 }
 
 /// Longest red of a movement in the time-of-day plan; none if it is never green.
-fn red_in_plan(intersection: &Intersection, movement: usize) -> Option<Deciseconds> {
+pub(super) fn red_in_plan(intersection: &Intersection, movement: usize) -> Option<Deciseconds> {
     let plan = &intersection.time_of_day.stages;
     let green = |entry: &(usize, Deciseconds)| intersection.movements_of(entry.0).contains(movement);
     let first = plan.iter().position(green)?;
@@ -520,6 +549,3 @@ fn check_cover(intersection: &Intersection, faults: &mut Faults) {
         faults.add(&At::Root.field("timing").field("red_max_s"), "red_max_unreachable", message);
     }
 }
-
-#[cfg(test)]
-mod tests;

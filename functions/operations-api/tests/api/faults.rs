@@ -106,6 +106,16 @@ async fn an_id_in_the_body_that_is_not_the_one_in_the_path_is_refused() {
 }
 
 #[tokio::test]
+async fn a_field_that_occurs_twice_is_refused_and_nothing_is_stored() {
+    let api = over(&Memory::new()).await;
+    let twice = api.junction().to_string().replacen(r#""green_min_s":5"#, r#""green_min_s":1,"green_min_s":5"#, 1);
+    let answer = api.send("PUT", PATH, &[], twice).await;
+    assert_eq!(answer.problem(), (422, "invalid_configuration".into()));
+    assert_eq!(answer.faults(), [("duplicate_field".to_owned(), "/timing/green_min_s".to_owned())]);
+    assert_eq!(api.get(PATH).await.status, 404);
+}
+
+#[tokio::test]
 async fn every_documented_code_of_a_configuration_is_in_a_test() {
     let api = over(&Memory::new()).await;
     let description = api.description()["components"]["schemas"]["Fault"]["description"].as_str().unwrap();
@@ -115,7 +125,7 @@ async fn every_documented_code_of_a_configuration_is_in_a_test() {
     let codes = quoted.chunks(2).filter(|pair| pair.get(1).is_some_and(|after| after.starts_with([',', ':'])));
     let documented: BTreeSet<_> = codes.map(|pair| pair[0]).collect();
     let mut tested: BTreeSet<_> = ROWS.iter().flat_map(|(_, faults)| faults.iter().map(|(code, _)| *code)).collect();
-    tested.extend(["too_many", "id_mismatch"]);
+    tested.extend(["too_many", "id_mismatch", "duplicate_field"]);
     let untested: Vec<_> = documented.difference(&tested).collect();
     assert!(documented.len() > 10 && untested.is_empty(), "{untested:?}");
 }

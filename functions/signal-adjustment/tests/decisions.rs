@@ -1,0 +1,316 @@
+//! What the junction of `events/intersection.json` decides, and why.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::expect_used, reason = "a failing test may panic")]
+
+use serde_json::{Value, json};
+use shared::intersection::Intersection;
+use shared::plan::{PlanSource, PublishedPlan};
+use shared::reading::SensorReading;
+use shared::units::Timestamp;
+use shared::wire::parse_reading;
+use signal_adjustment::control::{Decision, Limit};
+use signal_adjustment::junction::{Folded, Inputs, Junction};
+use signal_adjustment::record::{decide_again, record};
+
+const LANES: [&str; 8] = ["n_0", "n_1", "s_0", "s_1", "e_0", "e_1", "w_0", "w_1"];
+
+fn intersection(change: impl FnOnce(&mut Value)) -> Intersection {
+    let mut document: Value = serde_json::from_str(include_str!("../../../events/intersection.json")).unwrap();
+    change(&mut document);
+    Intersection::try_from(document).unwrap()
+}
+
+fn at(seconds: i64) -> Timestamp {
+    // 2026-11-22T08:00:00Z
+    Timestamp::from_millis(1_795_334_400_000 + 1000 * seconds)
+}
+
+fn reading(value: &Value) -> SensorReading {
+    parse_reading(&serde_json::value::to_raw_value(value).unwrap()).unwrap()
+}
+
+fn detector(lane: &str, seconds: i64, measures: &Value) -> SensorReading {
+    let mut value = json!({"type": "detector", "intersection_id": "J1", "detector_id": lane, "time": at(seconds), "period_s": 5});
+    value.as_object_mut().unwrap().extend(measures.as_object().unwrap().clone());
+    reading(&value)
+}
+
+fn signal(stage: &str, elapsed: f64, seconds: i64, mode: &str) -> SensorReading {
+    reading(&json!({
+        "type": "signal_state", "intersection_id": "J1", "time": at(seconds), "stage": stage, "stage_elapsed_s": elapsed, "mode": mode,
+    }))
+}
+
+/// One step: the signal, and a queue on each lane.
+fn step(stage: &str, elapsed: f64, seconds: i64, queues: [u32; 8]) -> Vec<SensorReading> {
+    let mut readings = vec![signal(stage, elapsed, seconds, "adaptive")];
+    readings.extend(LANES.iter().zip(queues).map(|(lane, queue)| detector(lane, seconds, &json!({"queue": queue}))));
+    readings
+}
+
+fn decide(junction: &mut Junction, intersection: &Intersection, readings: &[SensorReading]) -> (Inputs, Decision, PublishedPlan) {
+    for reading in readings {
+        let _ = junction.fold(intersection, reading);
+    }
+    let (inputs, decision, plan) = junction.decide(intersection);
+    (inputs, decision, plan.unwrap())
+}
+
+fn first(intersection: &Intersection, readings: &[SensorReading]) -> (Inputs, Decision, PublishedPlan) {
+    decide(&mut Junction::unknown(intersection), intersection, readings)
+}
+
+/// The second stage of a plan, and how many seconds after the step its green begins.
+fn next(plan: &PublishedPlan) -> (&str, i64) {
+    let next = &plan.stages[1];
+    (next.stage.as_str(), (next.start.as_millis() - plan.as_of.as_millis()) / 1000)
+}
+
+#[test]
+fn the_stage_with_most_waiting_vehicles_is_next() {
+    let junction = intersection(|_| {});
+    let (_, decision, plan) = first(&junction, &step("0", 20.0, 0, [1, 0, 1, 0, 2, 9, 2, 8]));
+    assert_eq!(plan.reason.code, "queue_pressure");
+    // Yellow 3 s and red clearance 1 s from now on.
+    assert_eq!(next(&plan), ("3", 4));
+    assert_eq!(plan.source, PlanSource::Adaptive);
+    let cheapest = decision.candidates.iter().min_by(|a, b| a.cost.total_cmp(&b.cost)).unwrap();
+    assert_eq!(cheapest.stage.as_str(), "3");
+}
+
+#[test]
+fn one_vehicle_more_is_not_worth_a_clearance() {
+    let junction = intersection(|_| {});
+    let (_, _, plan) = first(&junction, &step("0", 20.0, 0, [3, 0, 0, 0, 4, 0, 0, 0]));
+    assert_eq!(plan.reason.code, "hold");
+    assert!(next(&plan).1 >= 5 + 3, "the next decision comes before a change: {plan:?}");
+}
+
+#[test]
+fn a_stage_keeps_its_minimum_green_whatever_waits() {
+    let junction = intersection(|_| {});
+    // Stage 0 serves pedestrians: 7 s to walk, 11 s to clear.
+    let (_, decision, plan) = first(&junction, &step("0", 6.0, 0, [0, 0, 0, 0, 40, 0, 40, 0]));
+    assert_eq!((plan.reason.code.as_str(), decision.limits), ("green_min", vec![Limit::GreenMin]));
+    assert_eq!(next(&plan), ("2", 18 - 6 + 4));
+}
+
+#[test]
+fn a_stage_ends_at_its_maximum_green_although_more_wait_for_it() {
+    let junction = intersection(|_| {});
+    let (_, decision, plan) = first(&junction, &step("0", 50.0, 0, [30, 0, 30, 0, 1, 0, 0, 0]));
+    assert_eq!((plan.reason.code.as_str(), decision.limits[0]), ("green_max", Limit::GreenMax));
+    assert_eq!(next(&plan).1, 4);
+}
+
+#[test]
+fn a_movement_is_served_before_its_red_gets_too_long_although_nobody_is_seen() {
+    let junction = intersection(|_| {});
+    let mut state = Junction::unknown(&junction);
+    let mut served = vec![];
+    let (mut stage, mut since) = ("0".to_owned(), 0);
+    for seconds in (0..600).step_by(5) {
+        let elapsed = f64::from(u32::try_from(seconds - since).unwrap());
+        // A queue that never ends for the through movements of one road.
+        let (_, _, plan) = decide(&mut state, &junction, &step(&stage, elapsed, seconds, [20, 0, 20, 0, 0, 0, 0, 0]));
+        // The controller follows; changes are looked at every 5 s here, so a green may begin up to 4 s before a step.
+        let now = at(seconds + 5);
+        let shown = plan.stages.iter().rev().find(|s| s.start <= now).unwrap();
+        if shown.stage.as_str() != stage {
+            stage = shown.stage.as_str().to_owned();
+            since = (shown.start.as_millis() - at(0).as_millis()) / 1000;
+            served.push(stage.clone());
+        }
+    }
+    for id in ["0", "1", "2", "3"] {
+        let times = served.iter().filter(|s| *s == id).count();
+        assert!(times >= 4, "stage {id} was served {times} times in 10 minutes: {served:?}");
+    }
+}
+
+#[test]
+fn what_counts_as_waiting_comes_from_the_best_measure_there_is() {
+    let junction = intersection(|_| {});
+    let profile = json!({"profile": {"bin_m": 25, "vehicles": [1, 1, 3, 2], "moving": [1, 1, 1, 2]}, "queue": 50});
+    for (measures, waiting) in [
+        // Near vehicles count even if they move, far ones only if they stand.
+        (profile, 4.0),
+        (json!({"queue": 3, "vehicles": 9, "occupancy": 0.5}), 3.0),
+        (json!({"vehicles": 9, "occupancy": 0.5}), 9.0),
+        // Half of the lane, at 7.5 m for a vehicle.
+        (json!({"occupancy": 0.5}), 0.5 * 180.0_f64.min(200.0) / 7.5),
+    ] {
+        let mut readings = step("2", 30.0, 0, [0; 8]);
+        readings[1] = detector("n_0", 0, &measures);
+        let (_, decision, _) = first(&junction, &readings);
+        let (all, rest): (f64, f64) = (decision.candidates[1].cost, decision.candidates[0].cost);
+        assert!((all - rest - waiting).abs() < 0.1, "{measures}: {} instead of {waiting}", all - rest);
+    }
+}
+
+#[test]
+fn a_detector_that_only_counts_stands_for_the_arrivals_since_red() {
+    let junction = intersection(|_| {});
+    let mut readings = step("2", 30.0, 0, [0; 8]);
+    // 0.4 vehicles a second; red at least since stage 2 began, 30 s ago, and its clearance.
+    readings[1] = detector("n_0", 0, &json!({"volume": 2}));
+    let (_, decision, _) = first(&junction, &readings);
+    let waiting = decision.candidates[1].cost - decision.candidates[0].cost;
+    assert!(waiting >= 0.4 * 30.0, "{waiting}");
+}
+
+#[test]
+fn a_detector_loses_its_say_when_it_is_silent_at_fault_or_absurd() {
+    let junction = intersection(|_| {});
+    for (said, reason) in [
+        (Some(json!({"queue": 3, "fault": "erratic"})), "fault_reported"),
+        (Some(json!({"queue": 1e6})), "implausible"),
+        (Some(json!({"volume": 11, "queue": 1})), "implausible"),
+        (Some(json!({"speed_mean_kmh": 400, "queue": 1})), "implausible"),
+        (None, "never_seen"),
+    ] {
+        let mut readings = step("0", 20.0, 0, [1; 8]);
+        match &said {
+            Some(measures) => readings[5] = detector("e_0", 0, measures),
+            None => drop(readings.remove(5)),
+        }
+        let (_, decision, _) = first(&junction, &readings);
+        let distrusted: Vec<_> = decision.distrusted.iter().map(|d| (d.detector_id.as_str(), d.reason.as_str())).collect();
+        let expected: Vec<_> = std::iter::once(("e_0", reason)).collect();
+        assert_eq!(distrusted.iter().filter(|(id, _)| LANES.contains(id)).copied().collect::<Vec<_>>(), expected, "{said:?}");
+    }
+}
+
+#[test]
+fn a_detector_has_a_say_until_three_of_its_periods_have_passed_without_it() {
+    let junction = intersection(|_| {});
+    let mut state = Junction::unknown(&junction);
+    decide(&mut state, &junction, &step("0", 20.0, 0, [1; 8]));
+    for (seconds, distrusted) in [(5, false), (10, false), (15, true)] {
+        let mut readings = step("0", 20.0, seconds, [1; 8]);
+        readings.remove(5);
+        let (_, decision, _) = decide(&mut state, &junction, &readings);
+        assert_eq!(decision.distrusted.iter().any(|d| d.detector_id.as_str() == "e_0"), distrusted, "after {seconds} s");
+    }
+}
+
+#[test]
+fn without_a_trusted_detector_for_a_stage_the_time_of_day_plan_takes_over_and_says_why() {
+    let junction = intersection(|_| {});
+    let mut readings = step("0", 20.0, 0, [1; 8]);
+    readings.retain(|r| !matches!(r, SensorReading::Detector(d) if ["e_1", "w_1"].contains(&d.detector_id.as_str())));
+    let (_, _, plan) = first(&junction, &readings);
+    assert_eq!((plan.source, plan.reason.code.as_str()), (PlanSource::TimeOfDay, "no_trusted_detector"));
+    assert!(plan.reason.text.contains('3'), "{}", plan.reason.text);
+}
+
+#[test]
+fn the_time_of_day_plan_finds_back_to_its_place_in_the_cycle() {
+    let junction = intersection(|document| document["control"]["mode"] = json!("time_of_day"));
+    // Cycle: 30 + 10 + 25 + 10 s of green and 4 clearances of 4 s.
+    assert_eq!(junction.time_of_day_cycle().tenths(), 910);
+    let mut state = Junction::unknown(&junction);
+    // The signal says stage 2 while the cycle says something else; nothing but the clock leads it.
+    let _ = state.fold(&junction, &signal("2", 3.0, 0, "adaptive"));
+    let mut plan = state.decide(&junction).2.unwrap();
+    for seconds in (5..600).step_by(5) {
+        let _ = state.fold(&junction, &detector("n_0", seconds, &json!({"queue": 1})));
+        plan = state.decide(&junction).2.unwrap();
+        assert_eq!((plan.source, plan.reason.code.as_str()), (PlanSource::TimeOfDay, "time_of_day_mode"));
+    }
+    // The next green begins when the cycle says: entry 0 at its offset, 0 s.
+    let cycle = i64::from(junction.time_of_day_cycle().tenths()) * 100;
+    let next = plan.stages.iter().find(|entry| entry.stage.as_str() == "0").unwrap();
+    assert_eq!(next.start.as_millis().rem_euclid(cycle), 0, "{plan:?}");
+}
+
+#[test]
+fn a_signal_that_others_run_gets_its_time_of_day_plan() {
+    let junction = intersection(|_| {});
+    for (mode, code) in [("flash", "controller_flash"), ("preempted", "controller_preempted"), ("manual", "controller_manual")] {
+        let mut readings = step("0", 20.0, 0, [1; 8]);
+        readings[0] = signal("0", 20.0, 0, mode);
+        let (_, _, plan) = first(&junction, &readings);
+        assert_eq!((plan.source, plan.reason.code.as_str()), (PlanSource::TimeOfDay, code));
+    }
+}
+
+#[test]
+fn a_step_in_two_parts_gives_the_same_stages_as_in_one() {
+    let junction = intersection(|_| {});
+    let (mut whole, mut parts) = (Junction::unknown(&junction), Junction::unknown(&junction));
+    for seconds in (0..60).step_by(5) {
+        let queues = [3, 1, 4, 1, 5, 9, 2, 6].map(|q: u32| q * u32::try_from(seconds).unwrap() % 11);
+        let readings = step("0", 20.0, seconds, queues);
+        let (_, _, expected) = decide(&mut whole, &junction, &readings);
+        decide(&mut parts, &junction, &readings[..4]);
+        let (_, _, plan) = decide(&mut parts, &junction, &readings[4..]);
+        assert_eq!((plan.stages, plan.reason), (expected.stages, expected.reason));
+    }
+}
+
+#[test]
+fn late_replayed_and_foreign_readings_change_nothing() {
+    let junction = intersection(|_| {});
+    let mut state = Junction::unknown(&junction);
+    decide(&mut state, &junction, &step("0", 20.0, 0, [1; 8]));
+    decide(&mut state, &junction, &step("0", 25.0, 5, [2; 8]));
+    let before = state.clone();
+    for (reading, expected) in [
+        (detector("n_0", 5, &json!({"queue": 50})), Folded::Replayed),
+        (signal("1", 0.0, 5, "manual"), Folded::Replayed),
+        (detector("n_0", 4, &json!({"queue": 50})), Folded::Late),
+        (signal("1", 0.0, 4, "manual"), Folded::Late),
+        (detector("nowhere", 5, &json!({"queue": 50})), Folded::Ignored),
+        (
+            reading(&json!({"type": "controller_event", "intersection_id": "J1", "time": at(9), "code": 82, "parameter": 5})),
+            Folded::Ignored,
+        ),
+    ] {
+        assert_eq!(state.fold(&junction, &reading), expected, "{reading:?}");
+        assert_eq!(state, before, "{reading:?}");
+    }
+}
+
+#[test]
+fn a_decision_can_be_made_again_from_its_record() {
+    let junction = intersection(|_| {});
+    let mut state = Junction::unknown(&junction);
+    let mut previous = None;
+    for seconds in (0..120).step_by(5) {
+        let mut readings = step("0", 20.0, seconds, [3, 1, 4, 1, 5, 9, 2, 6].map(|q: u32| q * u32::try_from(seconds).unwrap() % 13));
+        readings.remove(usize::try_from(seconds / 5 % 9).unwrap());
+        let (inputs, decision, plan) = decide(&mut state, &junction, &readings);
+        let written = record(&junction, &inputs, &decision, previous.as_ref(), &plan);
+        let read = serde_json::from_str(&serde_json::to_string(&written).unwrap()).unwrap();
+        assert_eq!(decide_again(&junction, &read).unwrap(), decision);
+        previous = Some(plan);
+    }
+}
+
+#[test]
+fn a_state_survives_its_bytes_and_a_four_leg_junction_takes_less_than_a_kilobyte() {
+    let junction = intersection(|_| {});
+    let mut state = Junction::unknown(&junction);
+    for seconds in (0..600).step_by(5) {
+        let queues = [3, 1, 4, 1, 5, 9, 2, 6].map(|q: u32| q * u32::try_from(seconds).unwrap() % 60);
+        let (_, _, plan) = decide(&mut state, &junction, &step("0", 20.0, seconds, queues));
+        let bytes = state.to_bytes().unwrap();
+        assert_eq!(Junction::from_bytes(&bytes).unwrap(), state);
+        // What is left of the kilobyte pays for the keys and the names of the attributes.
+        let item = bytes.len() + plan.to_bytes().unwrap().len();
+        assert!(item < 850, "{item} bytes");
+    }
+}
+
+#[test]
+fn another_configuration_forgets_what_belonged_to_the_old_one_but_not_the_time() {
+    let old = intersection(|_| {});
+    let new = intersection(|document| document["timing"]["green_max_s"] = json!(40));
+    let mut state = Junction::unknown(&old);
+    let (_, _, before) = decide(&mut state, &old, &step("0", 20.0, 10, [1; 8]));
+    let mut state = state.under(&new);
+    assert_eq!(state.fold(&new, &detector("n_0", 5, &json!({"queue": 1}))), Folded::Late);
+    let (_, _, after) = decide(&mut state, &new, &step("0", 25.0, 15, [1; 8]));
+    assert!(after.revision > before.revision);
+}

@@ -1,0 +1,166 @@
+//! `template.yaml` against `openapi.yaml` and the local host: what is deployed is what is described and tested.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a failing test may panic")]
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use greenwave::mapping::Settings;
+use greenwave::serve::signal_adjustment_settings;
+use serde_yaml_ng::Value;
+
+const TEMPLATE: &str = include_str!("../../template.yaml");
+const OPENAPI: &str = include_str!("../../openapi.yaml");
+const METHODS: [&str; 8] = ["get", "put", "post", "delete", "patch", "head", "options", "trace"];
+const FUNCTION: &str = "AWS::Serverless::Function";
+
+/// A document in which short forms such as `!Ref` are replaced by their argument.
+fn load(text: &str) -> Value {
+    plain(serde_yaml_ng::from_str(text).unwrap())
+}
+
+fn plain(value: Value) -> Value {
+    match value {
+        Value::Tagged(tagged) => plain(tagged.value),
+        Value::Sequence(items) => items.into_iter().map(plain).collect(),
+        Value::Mapping(fields) => Value::Mapping(fields.into_iter().map(|(name, value)| (name, plain(value))).collect()),
+        value => value,
+    }
+}
+
+fn fields(value: &Value) -> impl Iterator<Item = (&str, &Value)> {
+    value.as_mapping().into_iter().flatten().map(|(name, value)| (name.as_str().unwrap(), value))
+}
+
+fn resources_of<'t>(template: &'t Value, kind: &str) -> BTreeMap<&'t str, &'t Value> {
+    fields(&template["Resources"]).filter(|(_, resource)| resource["Type"] == *kind).collect()
+}
+
+/// Method and path of each operation.
+fn operations(paths: &Value) -> BTreeSet<(String, String)> {
+    let of_path = |(path, item)| fields(item).map(move |(method, _)| (method, path));
+    let operations = fields(paths).flat_map(of_path).filter(|(method, _)| METHODS.contains(method));
+    operations.map(|(method, path)| (method.to_owned(), path.to_owned())).collect()
+}
+
+/// Properties of the one event of this type that the function has.
+fn event<'t>(template: &'t Value, function: &str, kind: &str) -> &'t Value {
+    let events = &template["Resources"][function]["Properties"]["Events"];
+    let found: Vec<_> = fields(events).filter(|(_, event)| event["Type"] == *kind).collect();
+    assert_eq!(found.len(), 1, "{function}: {found:#?}");
+    &found[0].1["Properties"]
+}
+
+#[test]
+fn every_described_operation_leads_to_exactly_one_function_and_nothing_else_is_open() {
+    let template = load(TEMPLATE);
+    let described = operations(&load(OPENAPI)["paths"]);
+    assert!(described.contains(&("post".into(), "/v1/readings".into())));
+
+    let mut routes = Vec::new();
+    for (name, function) in resources_of(&template, FUNCTION) {
+        for (event, source) in fields(&function["Properties"]["Events"]).filter(|(_, source)| source["Type"] == *"HttpApi") {
+            let text = |field: &str| source["Properties"][field].as_str().unwrap_or_else(|| panic!("{name}/{event}: {field}")).to_owned();
+            routes.push((text("Method").to_lowercase(), text("Path")));
+        }
+    }
+    let unique: BTreeSet<_> = routes.iter().cloned().collect();
+    assert_eq!(unique.len(), routes.len(), "a route leads to two functions: {routes:#?}");
+    assert_eq!(unique, described);
+}
+
+#[test]
+fn every_route_says_who_may_call_it_and_only_health_and_the_description_are_open() {
+    let template = load(TEMPLATE);
+    let described = load(OPENAPI);
+    let paths = &template["Resources"]["Api"]["Properties"]["DefinitionBody"]["paths"];
+    assert_eq!(operations(paths), operations(&described["paths"]));
+    for (method, path) in operations(paths) {
+        let security = paths[path.as_str()][method.as_str()]["security"].as_sequence();
+        let needed = described["paths"][path.as_str()][method.as_str()].get("security").or_else(|| described.get("security"));
+        let needed = needed.unwrap().as_sequence().unwrap();
+        let security = security.unwrap_or_else(|| panic!("{method} {path} says nothing of security"));
+        assert_eq!(security.is_empty(), needed.is_empty(), "{method} {path}");
+        // Where a token is taken, it is `If [HasJwt, with the token, with a signature]`.
+        let given = security.first().map(|given| given.get(1).unwrap_or(given));
+        assert_eq!(given, needed.first(), "{method} {path}");
+    }
+    let open: Vec<_> = operations(paths).into_iter().filter(|(m, p)| paths[p.as_str()][m.as_str()]["security"][0].is_null()).collect();
+    assert_eq!(open, ["/openapi.json", "/v1/health"].map(|path| ("get".to_owned(), path.to_owned())));
+}
+
+#[test]
+fn the_mapping_isolates_what_fails_gives_up_at_last_and_keeps_what_it_gave_up() {
+    let template = load(TEMPLATE);
+    let mapping = event(&template, "SignalAdjustment", "Kinesis");
+    let settings: Settings = serde_yaml_ng::from_value(mapping.clone()).unwrap();
+    assert!(settings.report_batch_item_failures && settings.bisect_batch_on_function_error, "{settings:?}");
+    assert!((0..=100).contains(&settings.maximum_retry_attempts), "{settings:?}");
+    assert!((60..=86_400).contains(&settings.maximum_record_age_in_seconds), "{settings:?}");
+    assert_eq!(mapping["StartingPosition"], *"TRIM_HORIZON");
+
+    let on_failure = &mapping["DestinationConfig"]["OnFailure"];
+    let (resource, _) = on_failure["Destination"].as_str().unwrap().split_once('.').unwrap();
+    let kinds = BTreeMap::from([("SQS", "AWS::SQS::Queue"), ("SNS", "AWS::SNS::Topic"), ("S3", "AWS::S3::Bucket")]);
+    assert_eq!(template["Resources"][resource]["Type"], *kinds[on_failure["Type"].as_str().unwrap()], "{on_failure:?}");
+}
+
+#[test]
+fn the_local_host_delivers_as_the_deployed_mapping_does() {
+    let deployed: Settings = serde_yaml_ng::from_value(event(&load(TEMPLATE), "SignalAdjustment", "Kinesis").clone()).unwrap();
+    // A laptop may have been closed over the weekend: there no record gets too old.
+    let expected = Settings { maximum_record_age_in_seconds: -1, ..deployed };
+    assert_eq!(signal_adjustment_settings(), expected);
+}
+
+#[test]
+fn each_function_has_a_role_of_its_own_that_names_what_it_may_touch() {
+    let template = load(TEMPLATE);
+    let mut roles = BTreeSet::new();
+    for (name, function) in resources_of(&template, FUNCTION) {
+        let role = function["Properties"]["Role"].as_str().unwrap_or_else(|| panic!("{name} has no role"));
+        let (role, _) = role.split_once('.').unwrap();
+        assert!(roles.insert(role.to_owned()), "{name} shares {role}");
+        let properties = &template["Resources"][role]["Properties"];
+        assert!(properties.get("ManagedPolicyArns").is_none(), "{role}: managed policies grant more than is named here");
+        let policies = properties["Policies"].as_sequence().unwrap_or_else(|| panic!("{role} has no policy"));
+        for statement in policies.iter().flat_map(|policy| policy["PolicyDocument"]["Statement"].as_sequence().unwrap()) {
+            assert_eq!(statement["Effect"], *"Allow", "{role}");
+            for field in ["Action", "Resource"] {
+                let names = match &statement[field] {
+                    Value::Sequence(names) => names.clone(),
+                    one => vec![one.clone()],
+                };
+                for name in names.iter().map(|name| name.as_str().unwrap_or_else(|| panic!("{role}: {field} {name:?}"))) {
+                    assert!(name != "*" && !name.ends_with(":*"), "{role}: {field} {name}");
+                }
+            }
+        }
+    }
+    let all: BTreeSet<_> = resources_of(&template, "AWS::IAM::Role").into_keys().map(str::to_owned).collect();
+    assert_eq!(roles, all, "a role without a function");
+}
+
+#[test]
+fn the_architecture_is_chosen_at_deployment_and_is_x86_by_default() {
+    let template = load(TEMPLATE);
+    assert_eq!(template["Parameters"]["Architecture"]["Default"], *"x86_64");
+    assert_eq!(template["Globals"]["Function"]["Architectures"][0], *"Architecture");
+    for (name, function) in resources_of(&template, FUNCTION) {
+        assert!(function["Properties"].get("Architectures").is_none(), "{name} has an architecture of its own");
+    }
+}
+
+#[test]
+fn every_function_is_built_from_the_package_of_its_name() {
+    let template = load(TEMPLATE);
+    let functions = resources_of(&template, FUNCTION);
+    assert!(!functions.is_empty());
+    for (name, function) in functions {
+        let binary = function["Metadata"]["BuildProperties"]["Binary"].as_str().unwrap();
+        let manifest = format!("{}/../functions/{binary}/Cargo.toml", env!("CARGO_MANIFEST_DIR"));
+        let manifest = std::fs::read_to_string(&manifest).unwrap_or_else(|error| panic!("{name}: {manifest}: {error}"));
+        assert!(manifest.contains(&format!("[[bin]]\nname = \"{binary}\"\n")), "{name}: no binary {binary}");
+        assert_eq!(binary.replace('-', ""), name.to_lowercase());
+        assert_eq!(function["Metadata"]["BuildMethod"], *"rust-cargolambda", "{name}");
+    }
+}
