@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use greenwave::demo;
 use greenwave::serve::Host;
 
 /// Traffic signals that act on what their detectors see: the Greenwave suite on one machine.
@@ -26,6 +27,31 @@ enum Command {
         #[arg(long, default_value = ".greenwave")]
         data_dir: PathBuf,
     },
+    /// Serve, and drive a simulated city with it.
+    Demo {
+        /// Port to listen on; 0 takes a free one.
+        #[arg(long, default_value_t = 8080)]
+        port: u16,
+        /// Where everything is kept; without it, in a directory that is deleted at the end.
+        #[arg(long)]
+        data_dir: Option<PathBuf>,
+        /// Seed of the traffic: the same seed gives the same day.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Simulated seconds in a second.
+        #[arg(long, default_value_t = 20.0, value_parser = positive)]
+        speed: f64,
+        /// Simulated minutes to run; 0 runs until Ctrl-C.
+        #[arg(long, default_value_t = 0.0)]
+        minutes: f64,
+    },
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(number) if number > 0.0 && number <= 10_000.0 => Ok(number),
+        _ => Err("must be a number greater than 0 and at most 10000".into()),
+    }
 }
 
 fn main() -> ExitCode {
@@ -56,6 +82,22 @@ async fn run(command: Command) -> Result<(), Box<dyn std::error::Error>> {
             let router = host.router();
             host.serve(router, stop()).await?;
             say("Everything is on disk.");
+        }
+        Command::Demo { port, data_dir, seed, speed, minutes } => {
+            let temporary = tempfile::tempdir()?;
+            let directory = data_dir.unwrap_or_else(|| temporary.path().to_owned());
+            let host = Host::start(&directory, port).await?;
+            let url = format!("http://{}", host.address());
+            let router = host.router();
+            let (done, finished) = tokio::sync::oneshot::channel::<()>();
+            let serving = tokio::spawn(host.serve(router.clone(), async move {
+                let _ = finished.await;
+            }));
+            let options = demo::Options { seed, speed, minutes, url };
+            let outcome = demo::run(router, options, stop(), |line| say(&line)).await;
+            drop(done);
+            serving.await??;
+            outcome?;
         }
     }
     Ok(())

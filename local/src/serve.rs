@@ -8,6 +8,9 @@ use std::sync::Arc;
 
 use aws_lambda_events::event::kinesis::KinesisEvent;
 use axum::Router;
+use axum::http::header::CONTENT_SECURITY_POLICY;
+use axum::response::{Html, IntoResponse};
+use axum::routing::get;
 use axum::serve::ListenerExt;
 use shared::units::Deciseconds;
 use signal_adjustment::workflow::Workflow;
@@ -73,8 +76,7 @@ impl Host {
     /// # Errors
     /// [`ServeError`] says what stands in the way.
     pub async fn start(directory: &Path, port: u16) -> Result<Self, ServeError> {
-        let listener =
-            TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.map_err(|cause| ServeError::Port { port, cause })?;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.map_err(|cause| ServeError::Port { port, cause })?;
         let store = Store::open(directory, SHARDS, SystemClock)?;
         // Reading a configuration is cheap here, so none is trusted for longer than one batch.
         let workflow = Arc::new(Workflow::new(store.clone(), SystemClock, Deciseconds::ZERO));
@@ -83,11 +85,8 @@ impl Host {
             let (workflow, quarantine) = (Arc::clone(&workflow), quarantine.clone());
             async move { Ok::<_, Infallible>(signal_adjustment::handle(event, &workflow, &quarantine).await) }
         };
-        let consumer = Consumer {
-            name: signal_adjustment::FUNCTION,
-            settings: signal_adjustment_settings(),
-            timeout_ms: FUNCTION_TIMEOUT_MS,
-        };
+        let consumer =
+            Consumer { name: signal_adjustment::FUNCTION, settings: signal_adjustment_settings(), timeout_ms: FUNCTION_TIMEOUT_MS };
         let poller = Poller::start(&store, consumer, function, SystemClock).await?;
         Ok(Self { store, poller, directory: directory.to_owned(), listener })
     }
@@ -97,14 +96,15 @@ impl Host {
         self.listener.local_addr().unwrap_or_else(|_| (Ipv4Addr::LOCALHOST, 0).into())
     }
 
-    /// All routes, as API Gateway has them. The clock window is open, so that recorded data can be replayed.
+    /// All routes, as API Gateway has them, and a page at `/` that shows plans and decisions. The clock window is open, so that recorded data can be replayed.
     pub fn router(&self) -> Router {
         let sleep = |time: std::time::Duration| async move {
             SystemClock.sleep(i64::try_from(time.as_millis()).unwrap_or(i64::MAX)).await;
         };
         let window = sensor_ingestion::Config { oldest: None, furthest_ahead: None };
         let ingestion = sensor_ingestion::router(self.store.clone(), SystemClock, sleep, window);
-        shared::http::complete(ingestion.merge(operations_api::router(self.store.clone())))
+        let page = Router::new().route("/", get(dashboard));
+        shared::http::complete(ingestion.merge(operations_api::router(self.store.clone())).merge(page))
     }
 
     /// Answers requests until `stop`, then finishes what is under way and puts everything on disk.
@@ -123,4 +123,10 @@ impl Host {
         self.poller.stop().await;
         self.store.flush().await.map_err(|error| ServeError::Flush(self.directory, error))
     }
+}
+
+async fn dashboard() -> impl IntoResponse {
+    // The page talks to this host alone and sets everything as text.
+    let policy = "default-src 'none'; connect-src 'self'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; frame-ancestors 'none'";
+    ([(CONTENT_SECURITY_POLICY, policy)], Html(include_str!("dashboard.html")))
 }

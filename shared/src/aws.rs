@@ -107,7 +107,7 @@ mod tests {
     use aws_sdk_dynamodb::config::http::HttpResponse;
     use aws_sdk_dynamodb::error::ErrorMetadata;
     use aws_sdk_dynamodb::operation::put_item::PutItemError;
-    use aws_sdk_dynamodb::primitives::SdkBody;
+    use aws_sdk_s3::primitives::SdkBody;
 
     fn refusal(status: u16, code: &str) -> PortError {
         let error = PutItemError::generic(ErrorMetadata::builder().code(code).message("no").build());

@@ -248,6 +248,15 @@ pub fn word_of<T: Copy + PartialEq>(words: &[(&'static str, T)], meaning: T) -> 
     words.iter().find(|(_, m)| *m == meaning).map_or("", |(name, _)| *name)
 }
 
+/// The codes that `openapi.yaml` lists for [`Fault`] between two of its lines: in backticks before a comma or a colon.
+#[cfg(test)]
+pub(crate) fn documented_codes(from: &str, to: &str) -> std::collections::BTreeSet<&'static str> {
+    let schema = include_str!("../../openapi.yaml").split_once("\n    Fault:\n").unwrap().1;
+    let section = schema.split_once(from).unwrap().1.split_once(to).unwrap().0;
+    let quoted: Vec<_> = section.split('`').skip(1).collect();
+    quoted.chunks(2).filter(|pair| pair.get(1).is_some_and(|after| after.starts_with([',', ':']))).map(|pair| pair[0]).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;

@@ -121,8 +121,7 @@ async fn exchange(router: Router, event: &Value) -> Value {
     };
     let response = shared::http::complete(router).oneshot(request.body(Body::from(body)).unwrap()).await.unwrap();
     let (parts, body) = response.into_parts();
-    let headers: Map<_, _> =
-        parts.headers.iter().map(|(name, value)| (name.as_str().to_owned(), json!(value.to_str().unwrap()))).collect();
+    let headers: Map<_, _> = parts.headers.iter().map(|(name, value)| (name.as_str().to_owned(), json!(value.to_str().unwrap()))).collect();
     let bytes = to_bytes(body, usize::MAX).await.unwrap();
     let body = if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes).unwrap() };
     json!({"statusCode": parts.status.as_u16(), "headers": headers, "body": body})
@@ -176,10 +175,14 @@ fn list(place: &str, expected: &Value, actual: &Value, differences: &mut Vec<Str
     match (expected, actual) {
         (Value::Object(a), Value::Object(b)) => {
             let names: BTreeSet<_> = a.keys().chain(b.keys()).collect();
-            names.iter().for_each(|name| list(&format!("{place}/{name}"), &expected[name], &actual[name], differences));
+            for name in names {
+                list(&format!("{place}/{name}"), &expected[name], &actual[name], differences);
+            }
         }
         (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
-            a.iter().zip(b).enumerate().for_each(|(i, (a, b))| list(&format!("{place}/{i}"), a, b, differences));
+            for (i, (a, b)) in a.iter().zip(b).enumerate() {
+                list(&format!("{place}/{i}"), a, b, differences);
+            }
         }
         _ if expected == actual => {}
         _ => differences.push(format!("{place}: expected {expected}, got {actual}")),

@@ -223,11 +223,13 @@ fn a_decision_tells_why_and_gives_the_same_plan_when_it_is_decided_again() {
 #[test]
 fn a_reading_that_comes_again_or_too_late_changes_nothing() {
     let (_directory, city) = city_with_a_plan();
-    let (plan, decisions) = (city.get_plan("J1"), city.decisions("J1"));
+    city.post(&step("J1", at(10), CROSS_TRAFFIC));
+    let (plan, decisions) = (city.plan_as_of("J1", at(10)), city.decisions("J1"));
 
+    city.post(&step("J1", at(10), CROSS_TRAFFIC));
+    city.post(&[detector("J1", "n_0", at(10), 40.0)]);
     city.post(&waiting_step("J1"));
-    city.post(&[detector("J1", "n_0", at(5), 40.0)]);
-    city.post(&[signal_state("J1", at(5), "3", 1.0)]);
+    city.post(&[signal_state("J1", at(9), "3", 1.0)]);
     city.post(&step("J1", at(0), [40.0; 8]));
     city.settle();
 

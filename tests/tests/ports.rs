@@ -340,9 +340,11 @@ async fn a_decision_of_the_same_time_is_replaced(twin: &impl Twin) {
 async fn a_decision_is_read_as_it_was_written(twin: &impl Twin) {
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let mut record = decision("J1", at(1), 2);
-    let costs = [0.0, 0.1 + 0.2, 1.0 / 3.0, f64::MIN_POSITIVE, f64::MAX, -0.0].into_iter().chain((0..1000).map(|_| rng.random::<f64>() * 100.0));
-    record.candidates =
-        costs.map(|cost| Candidate { stage: StageId::try_from("0").unwrap(), cost, limit: (cost > 50.0).then(|| "red_max".into()) }).collect();
+    let costs =
+        [0.0, 0.1 + 0.2, 1.0 / 3.0, f64::MIN_POSITIVE, f64::MAX, -0.0].into_iter().chain((0..1000).map(|_| rng.random::<f64>() * 100.0));
+    record.candidates = costs
+        .map(|cost| Candidate { stage: StageId::try_from("0").unwrap(), cost, limit: (cost > 50.0).then(|| "red_max".into()) })
+        .collect();
     twin.record(std::slice::from_ref(&record)).await.unwrap();
     let read = everything(twin, "J1").await;
     for (read, written) in read[0].candidates.iter().zip(&record.candidates) {
@@ -412,6 +414,6 @@ async fn a_record_that_is_too_large_is_refused_alone(twin: &impl Twin) {
     let records = [record("J1", vec![1]), record("J1", vec![2; 1024 * 1024]), record("J2", vec![3])];
     let answers = twin.append(&records).await.unwrap();
     assert_eq!(answers.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false, true]);
-    assert!(answers.iter().flat_map(|answer| answer.as_ref().err()).all(|error| !error.retry()), "{answers:?}");
+    assert!(answers.iter().filter_map(|answer| answer.as_ref().err()).all(|error| !error.retry()), "{answers:?}");
     assert_eq!((twin.records_of("J1"), twin.records_of("J2")), (vec![vec![1]], vec![vec![3]]));
 }

@@ -34,7 +34,7 @@ fn hour(seed: u64) -> Vec<ReadingRecord> {
         let time = at(number * STEP_S);
         let mut readings = random_step("J1", time, &mut rng);
         readings.retain(|reading| !(DARK.contains(&number) && (reading["detector_id"] == "n_1" || reading["detector_id"] == "s_1")));
-        records.push(record(time, readings));
+        records.push(record(time, &readings));
         let last = records.len() - 1;
         match rng.random_range(0..20) {
             0 | 1 => records.push(records[last].clone()),
@@ -48,7 +48,7 @@ fn hour(seed: u64) -> Vec<ReadingRecord> {
     records
 }
 
-fn record(received_at: Timestamp, readings: Vec<Value>) -> ReadingRecord {
+fn record(received_at: Timestamp, readings: &[Value]) -> ReadingRecord {
     let readings = readings.iter().map(|reading| parse_reading(&serde_json::value::to_raw_value(reading).unwrap()).unwrap());
     ReadingRecord { key: "J1".into(), received_at, readings: readings.collect() }
 }

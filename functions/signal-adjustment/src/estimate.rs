@@ -88,12 +88,12 @@ impl DetectorState {
             self.waiting_16th = None;
             return true;
         }
-        self.waiting_16th = waiting(reading, lane).map(|vehicles| quantise(vehicles, WAITING_STEPS));
+        *self = self.with(waiting(reading, lane), self.rate());
         if let Some(volume) = reading.volume {
             let rate = volume / reading.period.as_secs();
-            let before = f64::from(self.rate_4096th) / RATE_STEPS;
+            let before = self.rate();
             let rate = if known { before + RATE_WEIGHT * (rate - before) } else { rate };
-            self.rate_4096th = quantise(rate, RATE_STEPS);
+            *self = self.with(self.waiting(), rate);
         }
         true
     }
@@ -118,8 +118,23 @@ impl DetectorState {
         if self.distrust(now).is_some() {
             return None;
         }
-        let counted = || f64::from(self.rate_4096th) / RATE_STEPS * red_for.as_secs();
-        Some(self.waiting_16th.map_or_else(counted, |sixteenths| f64::from(sixteenths) / WAITING_STEPS))
+        Some(self.waiting().unwrap_or_else(|| self.rate() * red_for.as_secs()))
+    }
+
+    /// Vehicles that wait or are about to; none if it only counts.
+    pub(crate) fn waiting(&self) -> Option<f64> {
+        self.waiting_16th.map(|sixteenths| f64::from(sixteenths) / WAITING_STEPS)
+    }
+
+    /// Arrivals, vehicles per second.
+    pub(crate) fn rate(&self) -> f64 {
+        f64::from(self.rate_4096th) / RATE_STEPS
+    }
+
+    /// The same detector with this demand.
+    pub(crate) fn with(self, waiting: Option<f64>, rate: f64) -> Self {
+        let waiting_16th = waiting.map(|vehicles| quantise(vehicles, WAITING_STEPS));
+        Self { waiting_16th, rate_4096th: quantise(rate, RATE_STEPS), ..self }
     }
 }
 

@@ -8,7 +8,7 @@ use shared::ids::{DetectorId, MovementId, StageId};
 use shared::intersection::Intersection;
 use shared::plan::{DecisionRecord, PlanStage, PublishedPlan};
 use shared::reading::SignalMode;
-use shared::units::Timestamp;
+use shared::units::{Deciseconds, Timestamp};
 
 use crate::control::Decision;
 use crate::estimate::{DetectorState, Estimate};
@@ -19,7 +19,7 @@ use crate::signal::{Phase, SignalState};
 #[derive(Serialize, Deserialize)]
 struct InputsInWords {
     signal: SignalInWords,
-    detectors: BTreeMap<DetectorId, DetectorState>,
+    detectors: BTreeMap<DetectorId, DetectorInWords>,
     in_force: Vec<PlanStage>,
 }
 
@@ -32,6 +32,42 @@ struct SignalInWords {
     clearing_from: Option<StageId>,
     mode: ModeInWords,
     red_since: BTreeMap<MovementId, Timestamp>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct DetectorInWords {
+    last: Option<Timestamp>,
+    period_s: Deciseconds,
+    vehicles_waiting: Option<f64>,
+    arrivals_per_s: f64,
+    fault_reported: bool,
+    implausible: bool,
+}
+
+impl From<DetectorState> for DetectorInWords {
+    fn from(state: DetectorState) -> Self {
+        Self {
+            last: state.last.map(Timestamp::from_millis),
+            period_s: Deciseconds::new(state.period_ds),
+            vehicles_waiting: state.waiting(),
+            arrivals_per_s: state.rate(),
+            fault_reported: state.fault,
+            implausible: state.implausible,
+        }
+    }
+}
+
+impl From<&DetectorInWords> for DetectorState {
+    fn from(words: &DetectorInWords) -> Self {
+        Self {
+            last: words.last.map(Timestamp::as_millis),
+            period_ds: words.period_s.tenths(),
+            fault: words.fault_reported,
+            implausible: words.implausible,
+            ..Self::default()
+        }
+        .with(words.vehicles_waiting, words.arrivals_per_s)
+    }
 }
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
@@ -118,7 +154,7 @@ fn in_words(intersection: &Intersection, inputs: &Inputs) -> InputsInWords {
             },
             red_since: red.filter_map(|(movement, since)| Some((movement.id.clone(), (*since)?))).collect(),
         },
-        detectors: intersection.detectors().cloned().zip(inputs.estimate.detectors().iter().copied()).collect(),
+        detectors: intersection.detectors().cloned().zip(inputs.estimate.detectors().iter().map(|&d| d.into())).collect(),
         in_force: in_force.collect(),
     }
 }
@@ -139,7 +175,7 @@ fn from_words(intersection: &Intersection, words: &InputsInWords) -> Option<Inpu
         ModeInWords::Manual => SignalMode::Manual,
     };
     let red_since = intersection.movements().iter().map(|movement| signal.red_since.get(&movement.id).copied()).collect();
-    let detectors = intersection.detectors().map(|id| words.detectors.get(id).copied()).collect::<Option<Vec<_>>>()?;
+    let detectors = intersection.detectors().map(|id| words.detectors.get(id).map(DetectorState::from)).collect::<Option<Vec<_>>>()?;
     let in_force =
         words.in_force.iter().map(|entry| Some(PlannedStage { stage: number(&entry.stage)?, start: entry.start, green: entry.green_s }));
     Some(Inputs {

@@ -90,7 +90,9 @@ where
         };
         for _ in 0..ATTEMPTS {
             let Some(warm) = self.remember(&id).await? else {
-                return Ok(Tally { unconfigured: count(), ..Tally::default() });
+                let unconfigured = count();
+                tracing::info!(intersection = key, unconfigured, "readings of an intersection that nobody configured make no plan");
+                return Ok(Tally { unconfigured, ..Tally::default() });
             };
             match self.attempt(&id, warm, readings()).await {
                 Err(WriteFailure::Conflict) => {}
@@ -210,6 +212,9 @@ impl Steps<'_> {
     /// Folds a reading; true if a decision is due.
     fn fold(&mut self, reading: &SensorReading) -> bool {
         let folded = self.junction.fold(self.intersection, reading);
+        if let (Folded::Ignored, SensorReading::SignalState(state)) = (folded, reading) {
+            tracing::warn!(intersection = %state.intersection_id, stage = %state.stage, "the signal shows a stage that is not configured");
+        }
         let count = match folded {
             Folded::New => &mut self.tally.folded,
             Folded::Replayed => &mut self.tally.replayed,

@@ -152,7 +152,9 @@ pub async fn run(
             report(demo.status());
         }
     }
-    Ok(demo.summary())
+    let summary = demo.summary();
+    report(summary.to_string());
+    Ok(summary)
 }
 
 fn introduce(Options { seed, speed, url, .. }: &Options, start: Timestamp, report: &mut impl FnMut(String)) {

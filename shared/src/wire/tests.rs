@@ -5,11 +5,13 @@ use proptest::option;
 use proptest::prelude::*;
 
 use super::*;
+use crate::fields::documented_codes;
 use crate::ids::{AssetId, AssetKind, DetectorId, IntersectionId, StageId};
 
 const DETECTOR: &str =
     r#"{"type": "detector", "intersection_id": "J1", "detector_id": "n_0", "time": "2026-11-22T08:00:05Z", "period_s": 5, "volume": 2}"#;
-const SIGNAL: &str = r#"{"type": "signal_state", "intersection_id": "J1", "time": "2026-11-22T08:00:05Z", "stage": "0", "stage_elapsed_s": 7}"#;
+const SIGNAL: &str =
+    r#"{"type": "signal_state", "intersection_id": "J1", "time": "2026-11-22T08:00:05Z", "stage": "0", "stage_elapsed_s": 7}"#;
 const EVENT: &str = r#"{"type": "controller_event", "intersection_id": "J1", "time": "2026-11-22T08:00:05Z", "code": 82, "parameter": 5}"#;
 const TELEMETRY: &str =
     r#"{"type": "telemetry", "asset_id": "J1", "asset_kind": "cabinet", "time": "2026-11-22T08:00:05Z", "metrics": {"s2": 642.35}}"#;
@@ -286,14 +288,6 @@ fn unknown_fields_are_ignored() {
     assert!(parse(&with(DETECTOR, "profile", odd)).is_ok());
 }
 
-/// Codes between two headings of the schema `Fault`: backticks before a comma or a colon.
-pub(crate) fn documented_codes(from: &str, to: &str) -> BTreeSet<&'static str> {
-    let description = include_str!("../../../openapi.yaml").split_once("    Fault:").unwrap().1;
-    let section = description.split_once(from).unwrap().1.split_once(to).unwrap().0;
-    let quoted: Vec<_> = section.split('`').skip(1).collect();
-    quoted.chunks(2).filter(|pair| pair.get(1).is_some_and(|after| after.starts_with([',', ':']))).map(|pair| pair[0]).collect()
-}
-
 #[test]
 fn the_codes_of_readings_are_the_documented_ones() {
     let mut codes: BTreeSet<_> = REFUSED.iter().map(|(_, _, _, code, _)| *code).collect();
@@ -324,11 +318,13 @@ fn finite() -> impl Strategy<Value = f64> {
 }
 
 fn profile() -> impl Strategy<Value = Profile> {
-    (0.001..=1000.0, vec((0.0..=LARGEST, 0.0..=LARGEST, option::of(0.0..=LARGEST)), 1..=PROFILE_BINS_MAX)).prop_map(|(bin_m, bins)| Profile {
-        bin_m,
-        vehicles: bins.iter().map(|bin| bin.0).collect(),
-        moving: bins.iter().map(|bin| bin.1).collect(),
-        speed_mean_kmh: bins.iter().map(|bin| bin.2).collect(),
+    (0.001..=1000.0, vec((0.0..=LARGEST, 0.0..=LARGEST, option::of(0.0..=LARGEST)), 1..=PROFILE_BINS_MAX)).prop_map(|(bin_m, bins)| {
+        Profile {
+            bin_m,
+            vehicles: bins.iter().map(|bin| bin.0).collect(),
+            moving: bins.iter().map(|bin| bin.1).collect(),
+            speed_mean_kmh: bins.iter().map(|bin| bin.2).collect(),
+        }
     })
 }
 
@@ -386,9 +382,17 @@ fn reading() -> impl Strategy<Value = SensorReading> {
 
 /// Any JSON, rich in the names and values that readings use.
 fn any_json() -> impl Strategy<Value = Value> {
-    let word = prop_oneof![
-        proptest::sample::select(vec!["detector", "signal_state", "telemetry", "J1", "2026-11-22T08:00:05Z", "flash", "", "\0", "é/~"]),
-    ];
+    let word = prop_oneof![proptest::sample::select(vec![
+        "detector",
+        "signal_state",
+        "telemetry",
+        "J1",
+        "2026-11-22T08:00:05Z",
+        "flash",
+        "",
+        "\0",
+        "é/~"
+    ]),];
     let leaf = prop_oneof![
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),
@@ -398,7 +402,8 @@ fn any_json() -> impl Strategy<Value = Value> {
         word.prop_map(Value::from),
         ".*".prop_map(Value::from),
     ];
-    let name = proptest::sample::select(vec!["type", "time", "profile", "vehicles", "moving", "bin_m", "metrics", "s2", "S 2", "a/b~c", ""]);
+    let name =
+        proptest::sample::select(vec!["type", "time", "profile", "vehicles", "moving", "bin_m", "metrics", "s2", "S 2", "a/b~c", ""]);
     leaf.prop_recursive(4, 32, 6, move |inner| {
         prop_oneof![
             vec(inner.clone(), 0..6).prop_map(Value::from),

@@ -162,7 +162,9 @@ fn explain(
         let text = format!("Stage {best_id} has {:.1} vehicles waiting, stage {running_id} {:.1}.", vehicles(best), vehicles(running));
         return Reason { code: "queue_pressure".into(), text };
     }
-    let text = if best == running {
+    let text = if best == running && vehicles(running) <= 0.0 {
+        format!("No vehicle waits; stage {running_id} stays green.")
+    } else if best == running {
         format!("Stage {running_id} has the most vehicles waiting, {:.1}.", vehicles(running))
     } else {
         format!(
