@@ -65,7 +65,7 @@ where
         match outcome {
             Ok(Ok(())) => continue,
             Ok(Err(error)) => {
-                tracing::warn!(key, sequence_number = first, error = %error, "the records of a key failed and will come again")
+                tracing::warn!(key, sequence_number = first, error = %error, "the records of a key failed and will come again");
             }
             Err(_) => tracing::error!(key, sequence_number = first, "a panic stopped the records of a key; they will come again"),
         }

@@ -248,6 +248,7 @@ pub struct Intersection {
     time_of_day: TimeOfDayPlan,
     control: Control,
     cover: Vec<usize>,
+    at_once: Vec<u32>,
     document: Value,
     etag: ETag,
 }
@@ -331,10 +332,24 @@ impl Intersection {
     }
 
     /// Time without green for anybody new when one stage follows another: the clearance of the first, or none if all its
-    /// movements stay green.
+    /// movements stay green and none of them conflicts with one that turns green.
     pub fn clearance_between(&self, from: usize, to: usize) -> Deciseconds {
-        let ends = self.movements_of(from).minus(self.movements_of(to));
-        if ends.is_empty() { Deciseconds::ZERO } else { self.clearance(from) }
+        let bit = u32::try_from(to).ok().and_then(|to| self.at_once.get(from)?.checked_shr(to)).unwrap_or_default();
+        if bit & 1 == 1 { Deciseconds::ZERO } else { self.clearance(from) }
+    }
+
+    /// The stages, as bits, that may follow each stage without a clearance.
+    fn stages_at_once(&self) -> Vec<u32> {
+        let at_once = |from: MovementSet, to: MovementSet| {
+            let begins = to.minus(from);
+            let meet = |&(a, b): &(usize, usize)| (from.contains(a) && begins.contains(b)) || (from.contains(b) && begins.contains(a));
+            from.minus(to).is_empty() && !self.conflicts.iter().any(meet)
+        };
+        let followers = |from: &Stage| {
+            let to = self.stages.iter().enumerate().filter(|(_, to)| at_once(from.movements(), to.movements()));
+            to.fold(0, |bits, (number, _)| bits | 1 << number)
+        };
+        self.stages.iter().map(followers).collect()
     }
 
     /// Clearance after the stage of this number.

@@ -244,10 +244,14 @@ impl Steps<'_> {
     }
 }
 
-/// Whether a plan deserves a record: it changes course, or its reason, or who decides.
+/// Whether a plan deserves a record: it changes course, or its reason, or who decides, or replaces what was decided on a
+/// part of its step.
 fn is_news(previous: Option<&PublishedPlan>, next: &PublishedPlan) -> bool {
     let course = |plan: &PublishedPlan| plan.stages.iter().take(2).map(|s| s.stage.clone()).collect::<Vec<_>>();
     previous.is_none_or(|previous| {
-        previous.source != next.source || previous.reason.code != next.reason.code || course(previous) != course(next)
+        (previous.as_of == next.as_of && previous != next)
+            || previous.source != next.source
+            || previous.reason.code != next.reason.code
+            || course(previous) != course(next)
     })
 }

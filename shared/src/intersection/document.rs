@@ -130,6 +130,7 @@ fn read(document: &Value, faults: &mut Faults) -> Option<Intersection> {
         time_of_day: time_of_day?,
         control,
         cover: Vec::new(),
+        at_once: Vec::new(),
         document: Value::Null,
         etag: tag_of(&Value::Null),
     };
@@ -138,6 +139,7 @@ fn read(document: &Value, faults: &mut Faults) -> Option<Intersection> {
     check_pedestrians(&intersection, &timing, faults);
     check_time_of_day(&intersection, faults);
     intersection.cover = cover(&intersection);
+    intersection.at_once = intersection.stages_at_once();
     check_cover(&intersection, faults);
     Some(intersection)
 }

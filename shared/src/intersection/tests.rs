@@ -387,6 +387,16 @@ fn a_change_takes_the_clearance_of_the_stage_that_ends_unless_all_its_movements_
 }
 
 #[test]
+fn a_protected_movement_is_cleared_before_one_that_it_conflicts_with_begins_although_it_stays_permitted() {
+    let lead = r#"{"id": "4", "protected": ["n_left", "n_through"]}"#;
+    let both = r#"{"id": "5", "protected": ["n_through", "s_through"], "permitted": ["n_left"]}"#;
+    let junction = accepted(&[("/stages/-", Some(lead)), ("/stages/-", Some(both))]);
+    assert_eq!(junction.clearance_between(4, 5).tenths(), 40);
+    let without = accepted(&[("/stages/-", Some(lead)), ("/stages/-", Some(both)), ("/conflicts", Some("[]"))]);
+    assert_eq!(without.clearance_between(4, 5).tenths(), 0);
+}
+
+#[test]
 fn the_red_of_a_movement_in_the_time_of_day_plan_is_its_longest_one() {
     // Greens of 30, 10, 25 and 10 s, each followed by 4 s of clearance: a cycle of 91 s.
     const TWICE: Change = (

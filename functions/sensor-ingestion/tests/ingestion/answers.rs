@@ -141,7 +141,7 @@ async fn one_invalid_reading_leaves_the_others_alone() {
         (with("J1", "../J1"), "invalid_id", "/intersection_id"),
         (with("J1", &"x".repeat(100_000)), "invalid_id", "/intersection_id"),
         (with(r#""J1""#, "{}"), "wrong_type", "/intersection_id"),
-        (with("82", "256"), "out_of_range", "/code"),
+        (with("82", "65536"), "out_of_range", "/code"),
         (with("82", "8.2"), "out_of_range", "/code"),
         (with("82", r#""82""#), "wrong_type", "/code"),
         (with("05Z", "05"), "invalid_time", "/time"),
