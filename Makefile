@@ -18,7 +18,7 @@ lint: .venv/lint/done ## Format, lints, pure cores, template
 	.venv/lint/bin/cfn-lint template.yaml
 
 invoke: .venv/deploy/done .venv/emulator/done ## The Lambda binaries against an emulator, with the events of events/
-	PATH="$(CURDIR)/.venv/deploy/bin:$$PATH" python3 tests/invoke.py
+	PATH="$(CURDIR)/.venv/deploy/bin:$$PATH" .venv/emulator/bin/python tests/invoke.py
 
 bench: ## Throughput and latency of the local host
 	cargo build --release --package greenwave

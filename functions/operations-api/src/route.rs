@@ -11,12 +11,13 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use shared::http::{Problem, content_coding, read_body, require_json};
 use shared::ids::IntersectionId;
 use shared::intersection::{Intersection, InvalidDocument, LIMITS};
-use shared::ports::{DecisionLog, IntersectionStore, Page, PlanReader};
+use shared::ports::{DecisionLog, IntersectionStore, Page, PlanReader, PortError};
 
 use crate::configuration::{self, Refusal, Written};
 use crate::plans::{self, Found};
@@ -27,6 +28,9 @@ use crate::query::{InvalidParameter, Query, cursor_after};
 const OPENAPI: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/openapi.json"));
 
 const JSON: &str = "application/json";
+
+/// Bytes of the items of a page: Lambda answers with 6 MB at most, and a page of large configurations would be more.
+const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// All stores that the routes read and write.
 pub trait Store: IntersectionStore + PlanReader + DecisionLog + Clone + 'static {}
@@ -116,8 +120,8 @@ async fn delete_intersection<S: Store>(State(store): State<S>, Id(id): Id, heade
 
 async fn list_intersections<S: Store>(State(store): State<S>, query: Query) -> Result<Response, Problem> {
     let page = store.list(query.after_id()?.as_deref(), query.limit()?).await?;
-    let documents: Vec<_> = page.items.iter().map(|(_, intersection)| intersection.document()).collect();
-    Ok(list(&documents, page.next.as_deref().map(cursor_after)))
+    let items = page.items.iter().map(|(_, intersection)| (cursor_after(intersection.id().as_str()), intersection.document()));
+    list(items, page.next.as_deref().map(cursor_after))
 }
 
 async fn get_plan<S: Store>(State(store): State<S>, Id(id): Id, headers: HeaderMap) -> Result<Response, Problem> {
@@ -133,30 +137,43 @@ async fn get_plan<S: Store>(State(store): State<S>, Id(id): Id, headers: HeaderM
 
 async fn list_plans<S: Store>(State(store): State<S>, query: Query) -> Result<Response, Problem> {
     let Page { items, next } = plans::page(&store, query.prefix()?, query.after_id()?, query.limit()?).await?;
-    Ok(list(&items, next.as_deref().map(cursor_after)))
+    let items = items.iter().map(|plan| (cursor_after(plan.intersection_id.as_str()), plan));
+    list(items, next.as_deref().map(cursor_after))
 }
 
 async fn list_decisions<S: Store>(State(store): State<S>, Id(id): Id, query: Query) -> Result<Response, Problem> {
     let ((from, to), after, limit) = (query.span()?, query.after_time()?, query.limit()?);
     let first = after.map_or(from, |after| after.plus_millis(1).max(from));
     if first >= to {
-        return Ok(list::<Value>(&[], None));
+        return list(std::iter::empty::<(String, Value)>(), None);
     }
     let page = store.decisions(&id, from, to, after, limit).await?;
-    Ok(list(&page.items, page.next))
+    list(page.items.iter().map(|record| (record.as_of.to_string(), record)), page.next)
 }
 
-fn list<T: Serialize>(items: &[T], next_cursor: Option<String>) -> Response {
+/// A page of the items, each with the cursor that goes on after it; shorter than asked for if it would get too large.
+fn list<T: Serialize>(items: impl Iterator<Item = (String, T)>, next_cursor: Option<String>) -> Result<Response, Problem> {
     #[derive(Serialize)]
-    struct Body<'a, T> {
-        items: &'a [T],
+    struct Body {
+        items: Vec<Box<RawValue>>,
         next_cursor: Option<String>,
     }
-    Json(Body { items, next_cursor }).into_response()
+    let (mut body, mut bytes, mut last) = (Body { items: Vec::new(), next_cursor }, 0, None);
+    for (cursor, item) in items {
+        let item = to_raw_value(&item).map_err(|e| PortError::Unusable("the store", e.to_string()))?;
+        bytes += item.get().len();
+        if bytes > PAGE_BYTES_MAX && last.is_some() {
+            body.next_cursor = last;
+            break;
+        }
+        body.items.push(item);
+        last = Some(cursor);
+    }
+    Ok(Json(body).into_response())
 }
 
 fn json_of(value: &impl Serialize) -> Result<Vec<u8>, Problem> {
-    serde_json::to_vec(value).map_err(|e| shared::ports::PortError::Unusable("plan store", e.to_string()).into())
+    serde_json::to_vec(value).map_err(|e| PortError::Unusable("plan store", e.to_string()).into())
 }
 
 fn tagged(etag: &str, body: Vec<u8>) -> Response {

@@ -70,6 +70,11 @@ impl Junction {
         }
     }
 
+    /// A junction of which nothing but its last plan is known: neither time nor revision may run backwards.
+    pub fn after(intersection: &Intersection, plan: &PublishedPlan) -> Self {
+        Self { as_of: plan.as_of, revision: plan.revision, ..Self::unknown(intersection) }
+    }
+
     /// The state under a configuration. If it changed, what belonged to the old one is forgotten; the step and the revision
     /// stay, so that neither time nor revision runs backwards.
     #[must_use]

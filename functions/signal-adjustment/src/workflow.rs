@@ -129,7 +129,7 @@ where
         let intersection = Arc::clone(&warm.intersection);
         let stored = match warm.row {
             Some(row) => Some(row),
-            None => self.load(id).await?,
+            None => self.load(id, &intersection).await?,
         };
         let (version, junction, mut plan) = match stored {
             Some((version, junction, plan)) => (version, junction, Some(plan)),
@@ -171,12 +171,14 @@ where
         Ok(tally)
     }
 
-    async fn load(&self, id: &IntersectionId) -> Result<Option<(u64, Junction, PublishedPlan)>, PortError> {
+    async fn load(&self, id: &IntersectionId, intersection: &Intersection) -> Result<Option<(u64, Junction, PublishedPlan)>, PortError> {
         let Some(row) = self.store.load(id).await? else { return Ok(None) };
-        match Junction::from_bytes(&row.state) {
-            Ok(junction) => Ok(Some((row.version, junction, row.plan))),
-            Err(error) => Err(PortError::Unusable("the junction's row", error.to_string())),
-        }
+        let junction = Junction::from_bytes(&row.state).unwrap_or_else(|error| {
+            // Another version wrote it. A few steps of readings replace what it knew; a junction without plans would not.
+            tracing::error!(intersection = %id, %error, "the state of a junction begins anew");
+            Junction::after(intersection, &row.plan)
+        });
+        Ok(Some((row.version, junction, row.plan)))
     }
 }
 

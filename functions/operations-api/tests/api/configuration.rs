@@ -214,6 +214,28 @@ async fn the_list_can_be_paged_to_its_end() {
 }
 
 #[tokio::test]
+async fn a_page_of_large_configurations_ends_before_it_is_too_large_for_lambda() {
+    let api = over(&Memory::new()).await;
+    let mut junction = api.junction();
+    // A pair may be named again and again; 200 KB of it.
+    let pair = junction["conflicts"][0].clone();
+    junction["conflicts"] = Value::Array(vec![pair.clone(); 200_000 / pair.to_string().len()]);
+    for number in 10..40 {
+        junction["id"] = json!(format!("J{number}"));
+        assert_eq!(api.put(&junction).await.status, 201);
+    }
+    let (mut seen, mut cursor) = (0, String::new());
+    loop {
+        let page = api.get(&format!("/v1/intersections?limit=500&cursor={cursor}")).await.json();
+        assert!(page.to_string().len() < 5_000_000);
+        seen += page["items"].as_array().unwrap().len();
+        let Value::String(next) = &page["next_cursor"] else { break };
+        cursor.clone_from(next);
+    }
+    assert_eq!(seen, 30);
+}
+
+#[tokio::test]
 async fn a_malformed_list_parameter_is_refused_by_its_name_and_an_unknown_one_ignored() {
     let api = over(&Memory::new()).await;
     for path in ["/v1/intersections", "/v1/plans", "/v1/intersections/J1/decisions"] {

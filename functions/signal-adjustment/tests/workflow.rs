@@ -1,0 +1,97 @@
+//! Read once, decide, write once: what the workflow does when others write too, and when what is stored is strange.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::expect_used, reason = "a failing test may panic")]
+
+use serde_json::json;
+use shared::ids::IntersectionId;
+use shared::intersection::Intersection;
+use shared::memory::{ManualClock, Memory};
+use shared::ports::{IntersectionStore, JunctionRow, JunctionStore};
+use shared::units::{Deciseconds, Timestamp};
+use shared::wire::{ReadingRecord, parse_reading};
+use signal_adjustment::workflow::Workflow;
+
+const LANES: [&str; 8] = ["n_0", "n_1", "s_0", "s_1", "e_0", "e_1", "w_0", "w_1"];
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_millis(1_795_334_400_000 + 1000 * seconds)
+}
+
+fn step(seconds: i64) -> ReadingRecord {
+    let reading = |lane: &&str| {
+        let value = json!({
+            "type": "detector", "intersection_id": "J1", "detector_id": lane, "time": at(seconds), "period_s": 5, "queue": seconds % 7,
+        });
+        parse_reading(&serde_json::value::to_raw_value(&value).unwrap()).unwrap()
+    };
+    ReadingRecord { key: "J1".into(), received_at: at(seconds), readings: LANES.iter().map(reading).collect() }
+}
+
+async fn configured() -> (Memory, Workflow<Memory, ManualClock>) {
+    let memory = Memory::new();
+    let document = serde_json::from_str::<serde_json::Value>(include_str!("../../../events/intersection.json")).unwrap();
+    memory.put(None, &Intersection::try_from(document).unwrap()).await.unwrap();
+    let workflow = workflow(&memory);
+    (memory, workflow)
+}
+
+fn workflow(memory: &Memory) -> Workflow<Memory, ManualClock> {
+    Workflow::new(memory.clone(), ManualClock::at(at(0)), Deciseconds::from_secs(60))
+}
+
+async fn row(memory: &Memory) -> JunctionRow {
+    memory.load(&IntersectionId::try_from("J1").unwrap()).await.unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn many_steps_in_one_batch_are_all_decided_and_written_once() {
+    let (memory, workflow) = configured().await;
+    let records: Vec<_> = (0..10).map(|n| step(5 * n)).collect();
+    let tally = workflow.handle("J1", &records).await.unwrap();
+    assert_eq!((tally.folded, tally.decisions, tally.held), (80, 10, 0));
+    assert_eq!((row(&memory).await.version, row(&memory).await.plan.as_of), (1, at(45)));
+}
+
+#[tokio::test]
+async fn what_is_known_already_is_not_written_again() {
+    let (memory, workflow) = configured().await;
+    workflow.handle("J1", &[step(0)]).await.unwrap();
+    let before = row(&memory).await;
+    let tally = workflow.handle("J1", &[step(0)]).await.unwrap();
+    assert_eq!((tally.replayed, tally.decisions), (8, 0));
+    assert_eq!(row(&memory).await, before);
+}
+
+#[tokio::test]
+async fn a_warm_function_that_was_overtaken_decides_again_on_what_is_stored() {
+    let (memory, first) = configured().await;
+    let second = workflow(&memory);
+    first.handle("J1", &[step(0)]).await.unwrap();
+    second.handle("J1", &[step(5)]).await.unwrap();
+    // The first still remembers version 1.
+    first.handle("J1", &[step(10)]).await.unwrap();
+    assert_eq!((row(&memory).await.version, row(&memory).await.plan.as_of), (3, at(10)));
+    // And what it has not seen itself is late, not new.
+    assert_eq!(first.handle("J1", &[step(5)]).await.unwrap().late, 8);
+}
+
+#[tokio::test]
+async fn a_state_that_cannot_be_read_begins_anew_but_time_and_revision_go_on() {
+    let (memory, before) = configured().await;
+    before.handle("J1", &[step(0), step(5)]).await.unwrap();
+    let stored = row(&memory).await;
+    memory.save(&JunctionRow { version: stored.version + 1, state: vec![0xff; 40], ..stored.clone() }).await.unwrap();
+    let cold = workflow(&memory);
+    assert_eq!(cold.handle("J1", &[step(0)]).await.unwrap().late, 8);
+    cold.handle("J1", &[step(10)]).await.unwrap();
+    assert!(row(&memory).await.plan.revision > stored.plan.revision);
+    assert_eq!(row(&memory).await.plan.as_of, at(10));
+}
+
+#[tokio::test]
+async fn readings_of_an_intersection_that_nobody_configured_are_counted_and_passed() {
+    let memory = Memory::new();
+    let tally = workflow(&memory).handle("J1", &[step(0)]).await.unwrap();
+    assert_eq!(tally.unconfigured, 8);
+    assert_eq!(memory.junctions(), []);
+}
