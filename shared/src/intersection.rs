@@ -9,7 +9,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::ids::{DetectorId, ExitId, IntersectionId, LaneId, MovementId, StageId};
@@ -249,6 +249,7 @@ pub struct Intersection {
     control: Control,
     cover: Vec<usize>,
     at_once: Vec<u32>,
+    layout: u64,
     document: Value,
     etag: ETag,
 }
@@ -309,6 +310,20 @@ impl Intersection {
     pub fn cover_cycle(&self) -> Deciseconds {
         let visits = self.cover.iter().filter_map(|&i| self.stages.get(i)).map(|stage| stage.green_min + stage.clearance());
         visits.sum::<Deciseconds>() + self.stages.iter().map(Stage::clearance).max().unwrap_or_default()
+    }
+
+    /// Names what numbers mean: two configurations of equal layout have the same stages, movements and detectors in the same
+    /// order, so that a state of one is a state of the other.
+    pub const fn layout(&self) -> u64 {
+        self.layout
+    }
+
+    fn describe_layout(&self) -> Value {
+        let stages =
+            self.stages.iter().map(|s| json!([s.id, s.protected.iter().collect::<Vec<_>>(), s.permitted.iter().collect::<Vec<_>>()]));
+        let movements = self.movements.iter().map(|m| json!([m.id, m.from_lane]));
+        let lanes = self.lanes.iter().map(|l| json!([l.id, l.detector_id]));
+        json!([stages.collect::<Vec<_>>(), movements.collect::<Vec<_>>(), lanes.collect::<Vec<_>>(), self.detectors().collect::<Vec<_>>()])
     }
 
     /// The document it was made from.

@@ -65,7 +65,7 @@ pub struct PublishedPlan {
 struct Stored {
     revision: u64,
     as_of: i64,
-    valid_for: u32,
+    valid_for_ms: i64,
     source: PlanSource,
     stages: Vec<(StageId, i64, u32)>,
     reason: Reason,
@@ -80,7 +80,7 @@ impl PublishedPlan {
         postcard::to_stdvec(&Stored {
             revision: self.revision,
             as_of: self.as_of.as_millis(),
-            valid_for: self.valid_until.since(self.as_of).tenths(),
+            valid_for_ms: self.valid_until.as_millis() - self.as_of.as_millis(),
             source: self.source,
             stages: self
                 .stages
@@ -102,7 +102,7 @@ impl PublishedPlan {
             intersection_id,
             revision: stored.revision,
             as_of,
-            valid_until: as_of + Deciseconds::new(stored.valid_for),
+            valid_until: as_of.plus_millis(stored.valid_for_ms),
             source: stored.source,
             stages: stored
                 .stages
@@ -177,7 +177,7 @@ mod tests {
             intersection_id: IntersectionId::try_from("J1").unwrap(),
             revision: 42,
             as_of,
-            valid_until: as_of + Deciseconds::from_secs(30),
+            valid_until: as_of.plus_millis(29_963),
             source: PlanSource::Adaptive,
             stages: vec![stage("2", -7_000, 120), stage("0", 8_000, 90)],
             reason: Reason { code: "queue_pressure".into(), text: "Stage 2 has the most waiting vehicles.".into() },

@@ -55,6 +55,18 @@ impl Timestamp {
         Self::from_millis(self.0.saturating_add(millis))
     }
 
+    /// The last tenth of a second not after this instant: the grid on which controllers work.
+    #[must_use]
+    pub const fn floor_to_tenth(self) -> Self {
+        Self::from_millis(self.0 - self.0.rem_euclid(100))
+    }
+
+    /// The tenth of a second nearest to this instant.
+    #[must_use]
+    pub const fn round_to_tenth(self) -> Self {
+        self.plus_millis(50).floor_to_tenth()
+    }
+
     /// How long `self` lies after `earlier`; zero if it does not.
     pub fn since(self, earlier: Self) -> Deciseconds {
         let millis = self.0.saturating_sub(earlier.0).max(0);
@@ -109,7 +121,7 @@ impl Sub<Deciseconds> for Timestamp {
 
 /// A controller time in tenths of a second, the resolution of NTCIP 1202; seconds on the wire.
 ///
-/// Range on the wire: 0 to 86 400 s in steps of 0.1 s.
+/// Range of what comes from outside: 0 to 86 400 s in steps of 0.1 s. A green that lasts longer is written as it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Deciseconds(u32);
 
@@ -204,7 +216,12 @@ impl Serialize for Deciseconds {
 
 impl<'de> Deserialize<'de> for Deciseconds {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Self::try_from(f64::deserialize(deserializer)?).map_err(D::Error::custom)
+        let tenths = f64::deserialize(deserializer)? * 10.0;
+        if !(0.0..=f64::from(u32::MAX)).contains(&tenths) {
+            return Err(D::Error::custom(InvalidSeconds));
+        }
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range was checked above")]
+        Ok(Self(tenths.round() as u32))
     }
 }
 
@@ -246,6 +263,22 @@ mod tests {
             assert_eq!(Deciseconds::try_from(seconds), Err(InvalidSeconds), "{seconds}");
         }
         assert_eq!(serde_json::to_string(&Deciseconds::new(35)).unwrap(), "3.5");
+    }
+
+    #[test]
+    fn a_green_of_days_can_be_read_back() {
+        let days = Deciseconds::from_secs(10 * 86_400);
+        assert_eq!(serde_json::from_str::<Deciseconds>(&serde_json::to_string(&days).unwrap()).unwrap(), days);
+    }
+
+    #[test]
+    fn an_instant_is_brought_to_the_grid_of_controllers() {
+        for (millis, floor, nearest) in
+            [(0, 0, 0), (49, 0, 0), (50, 0, 100), (100, 100, 100), (-1, -100, 0), (-50, -100, 0), (-51, -100, -100)]
+        {
+            let at = Timestamp::from_millis(millis);
+            assert_eq!((at.floor_to_tenth().as_millis(), at.round_to_tenth().as_millis()), (floor, nearest), "{millis}");
+        }
     }
 
     #[test]

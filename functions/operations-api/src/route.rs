@@ -128,7 +128,11 @@ async fn get_plan<S: Store>(State(store): State<S>, Id(id): Id, headers: HeaderM
     let known = tags(&headers, &IF_NONE_MATCH)?;
     let plan = match plans::plan(&store, &id).await? {
         Found::Plan(plan) => json_of(&plan)?,
-        Found::NoPlan => return Err(Problem::not_found(format!("Intersection {id} has no plan yet: no readings of it have come."))),
+        Found::NoPlan => {
+            return Err(Problem::not_found(format!(
+                "Intersection {id} has no plan yet: it comes with the first readings of its detectors or its signal."
+            )));
+        }
         Found::NotConfigured => return Err(not_configured(&id)),
     };
     let etag = format!("{:x}", Bytes::copy_from_slice(&Sha256::digest(&plan)));

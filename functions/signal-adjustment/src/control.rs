@@ -11,7 +11,7 @@ use shared::intersection::{ControlMode, Intersection};
 use shared::plan::{Candidate, DistrustedDetector, PlanSource, Reason};
 use shared::reading::SignalMode;
 
-use crate::estimate::Estimate;
+use crate::estimate::{Estimate, longest_silence};
 use crate::plan::{PlannedStage, SafetyViolation, SignalPlan};
 use crate::signal::SignalState;
 
@@ -89,9 +89,10 @@ pub fn decide(intersection: &Intersection, estimate: &Estimate, state: &SignalSt
 
 fn distrusted(intersection: &Intersection, estimate: &Estimate, state: &SignalState) -> Vec<DistrustedDetector> {
     let detectors = intersection.detectors().zip(estimate.detectors());
+    let longest = longest_silence(intersection);
     detectors
         .filter_map(|(id, detector)| {
-            let reason = detector.distrust(state.at)?.as_str().to_owned();
+            let reason = detector.distrust(state.at, longest)?.as_str().to_owned();
             Some(DistrustedDetector { detector_id: id.clone(), reason })
         })
         .collect()
@@ -100,12 +101,13 @@ fn distrusted(intersection: &Intersection, estimate: &Estimate, state: &SignalSt
 /// The first stage that serves lanes but has no trusted detector on any of them.
 fn blind_stage<'i>(intersection: &'i Intersection, estimate: &Estimate, state: &SignalState) -> Option<&'i str> {
     let lanes = estimate.by_lane(intersection);
+    let longest = longest_silence(intersection);
     let blind = intersection.stages().iter().find(|stage| {
         let served = stage.movements().iter().filter_map(|m| intersection.movements().get(m)?.from_lane);
         let (mut any, mut trusted) = (false, false);
         for lane in served {
             any = true;
-            trusted |= lanes.get(lane).copied().flatten().is_some_and(|d| d.distrust(state.at).is_none());
+            trusted |= lanes.get(lane).copied().flatten().is_some_and(|d| d.distrust(state.at, longest).is_none());
         }
         any && !trusted
     });

@@ -10,6 +10,14 @@ use shared::units::{Deciseconds, Timestamp};
 
 /// A detector is silent when nothing came for so many of its periods.
 pub const SILENT_AFTER_PERIODS: u32 = 3;
+
+/// After this time what a detector said does not bear on signals any more, whatever its period: three steps, or as long as a
+/// plan is valid.
+pub fn longest_silence(intersection: &Intersection) -> Deciseconds {
+    let control = intersection.control();
+    Deciseconds::new(control.step.tenths() * SILENT_AFTER_PERIODS).max(control.plan_ttl)
+}
+
 /// Vehicles nearer than this will be at the stop line before the next decision: 50 m at 36 km/h are 5 s.
 const NEAR_M: f64 = 50.0;
 /// Space of a standing vehicle, m. Source: HCM 6, queue storage, 25 ft for passenger cars.
@@ -98,14 +106,16 @@ impl DetectorState {
         true
     }
 
-    /// Why it has no say at this instant, if it has none.
-    pub fn distrust(&self, now: Timestamp) -> Option<Distrust> {
+    /// Why it has no say at this instant, if it has none. However long its period, it is silent after `longest`.
+    pub fn distrust(&self, now: Timestamp, longest: Deciseconds) -> Option<Distrust> {
         let Some(last) = self.last else { return Some(Distrust::NeverSeen) };
         if self.fault {
             Some(Distrust::FaultReported)
         } else if self.implausible {
             Some(Distrust::Implausible)
-        } else if now.since(Timestamp::from_millis(last)) >= Deciseconds::new(self.period_ds.saturating_mul(SILENT_AFTER_PERIODS)) {
+        } else if now.since(Timestamp::from_millis(last))
+            >= Deciseconds::new(self.period_ds.saturating_mul(SILENT_AFTER_PERIODS)).min(longest)
+        {
             Some(Distrust::Silent)
         } else {
             None
@@ -114,8 +124,8 @@ impl DetectorState {
 
     /// Vehicles that wait on its lane or are about to, if it has a say. A detector that only counts stands for the
     /// arrivals since the lane turned red.
-    pub fn demand(&self, now: Timestamp, red_for: Deciseconds) -> Option<f64> {
-        if self.distrust(now).is_some() {
+    pub fn demand(&self, now: Timestamp, longest: Deciseconds, red_for: Deciseconds) -> Option<f64> {
+        if self.distrust(now, longest).is_some() {
             return None;
         }
         Some(self.waiting().unwrap_or_else(|| self.rate() * red_for.as_secs()))

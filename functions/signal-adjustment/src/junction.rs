@@ -1,13 +1,16 @@
 //! The state of one junction between two steps: what was folded, what is assumed, what was decided.
 //!
-//! Readings come in the order of the stream. All readings of one instant form a step; a decision rests on a step and on the
+//! Readings come in the order of the stream. All readings of one second form a step; a decision rests on a step and on the
 //! state before it, so a step that arrives in two parts is decided twice, the second time with everything, and the plan is
 //! the same as if it had come in one. A reading older than the newest step is late and changes nothing.
+//!
+//! Signals are reckoned on the grid of a tenth of a second, as controllers do: a decision holds from the last tenth before
+//! its newest reading.
 
 use serde::{Deserialize, Serialize};
 use shared::intersection::{ControlMode, Intersection};
 use shared::plan::{PlanStage, PublishedPlan, Reason};
-use shared::reading::{SensorReading, SignalMode};
+use shared::reading::{DetectorReading, SensorReading, SignalMode};
 use shared::units::{Deciseconds, Timestamp};
 
 use crate::control::{Decision, decide};
@@ -31,9 +34,9 @@ pub enum Folded {
 /// What is known of a junction.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Junction {
-    /// Configuration that the numbers in this state belong to.
-    configuration: u64,
-    /// Event time of the newest step.
+    /// Layout of the configuration that the numbers in this state belong to.
+    layout: u64,
+    /// Event time of the newest reading of the newest step.
     as_of: Timestamp,
     estimate: Estimate,
     /// The signal before the newest step.
@@ -48,6 +51,30 @@ pub struct Junction {
     revision: u64,
 }
 
+/// A reading that bears on the signals of a junction.
+enum Bearing<'r> {
+    Detector(&'r DetectorReading),
+    Signal(Observation),
+}
+
+impl<'r> Bearing<'r> {
+    /// None for other types, detectors that are not configured, and reports that cannot be.
+    fn of(intersection: &Intersection, reading: &'r SensorReading) -> Option<Self> {
+        match reading {
+            SensorReading::Detector(reading) => {
+                intersection.detectors().any(|detector| *detector == reading.detector_id).then_some(Self::Detector(reading))
+            }
+            SensorReading::SignalState(reading) => Observation::of(reading, intersection).map(Self::Signal),
+            _ => None,
+        }
+    }
+}
+
+/// The step that an instant belongs to.
+const fn second(at: Timestamp) -> i64 {
+    at.as_millis().div_euclid(1000)
+}
+
 /// Stages of a plan and how long they hold.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct InForce {
@@ -59,7 +86,7 @@ impl Junction {
     /// A junction of which nothing is known yet.
     pub fn unknown(intersection: &Intersection) -> Self {
         Self {
-            configuration: intersection.etag().short(),
+            layout: intersection.layout(),
             as_of: Timestamp::from_millis(i64::MIN),
             estimate: Estimate::unknown(intersection),
             before: None,
@@ -75,11 +102,11 @@ impl Junction {
         Self { as_of: plan.as_of, revision: plan.revision, ..Self::unknown(intersection) }
     }
 
-    /// The state under a configuration. If it changed, what belonged to the old one is forgotten; the step and the revision
-    /// stay, so that neither time nor revision runs backwards.
+    /// The state under a configuration. If its layout changed, what belonged to the old one is forgotten; the step and the
+    /// revision stay, so that neither time nor revision runs backwards.
     #[must_use]
     pub fn under(self, intersection: &Intersection) -> Self {
-        if self.configuration == intersection.etag().short() {
+        if self.layout == intersection.layout() {
             return self;
         }
         Self { as_of: self.as_of, revision: self.revision, ..Self::unknown(intersection) }
@@ -90,36 +117,36 @@ impl Junction {
         self.as_of
     }
 
-    /// Whether a reading of this time begins a new step.
-    pub fn begins_step(&self, reading: &SensorReading) -> bool {
-        matches!(reading, SensorReading::Detector(_) | SensorReading::SignalState(_)) && reading.time() > self.as_of
+    /// Whether a reading that bears on this junction begins a new step.
+    pub fn begins_step(&self, intersection: &Intersection, reading: &SensorReading) -> bool {
+        second(reading.time()) > second(self.as_of) && Bearing::of(intersection, reading).is_some()
     }
 
     /// Folds one reading. Before the first reading of a new step, the newest one must have been decided.
     pub fn fold(&mut self, intersection: &Intersection, reading: &SensorReading) -> Folded {
-        if !matches!(reading, SensorReading::Detector(_) | SensorReading::SignalState(_)) {
-            return Folded::Ignored;
-        }
-        if reading.time() < self.as_of {
+        let Some(bearing) = Bearing::of(intersection, reading) else { return Folded::Ignored };
+        let at = reading.time();
+        if second(at) < second(self.as_of) {
             return Folded::Late;
         }
-        if reading.time() > self.as_of {
-            self.begin_step(intersection, reading.time());
+        if second(at) > second(self.as_of) {
+            self.begin_step(intersection, at);
         }
-        match reading {
-            SensorReading::Detector(reading) => match self.estimate.fold(intersection, reading) {
-                true => Folded::New,
-                false if intersection.detectors().any(|d| *d == reading.detector_id) => Folded::Replayed,
-                // An unconfigured detector still tells the time.
-                false => Folded::Ignored,
-            },
-            SensorReading::SignalState(_) if self.observation.is_some() => Folded::Replayed,
-            SensorReading::SignalState(reading) => {
-                self.observation = Observation::of(reading, intersection);
-                if self.observation.is_some() { Folded::New } else { Folded::Ignored }
+        let new = match bearing {
+            Bearing::Detector(reading) => self.estimate.fold(intersection, reading),
+            Bearing::Signal(observation) => {
+                let newer = self.observation.is_none_or(|known| observation.at > known.at);
+                if newer {
+                    self.observation = Some(observation);
+                }
+                newer
             }
-            _ => Folded::Ignored,
+        };
+        if !new {
+            return Folded::Replayed;
         }
+        self.as_of = self.as_of.max(at);
+        Folded::New
     }
 
     fn begin_step(&mut self, intersection: &Intersection, at: Timestamp) {
@@ -131,6 +158,11 @@ impl Junction {
         self.as_of = at;
     }
 
+    /// The instant from which a decision on the newest step holds.
+    const fn now(&self) -> Timestamp {
+        self.as_of.floor_to_tenth()
+    }
+
     /// Stages that the controller follows at the newest step; none if the plan ran out or nobody follows it.
     fn followed(&self, intersection: &Intersection) -> &[PlannedStage] {
         let shadow = intersection.control().mode == ControlMode::Shadow;
@@ -139,20 +171,36 @@ impl Junction {
 
     /// What the signal shows at the newest step: as reported, else as the plan in force says, else as the time of day says.
     fn signal(&self, intersection: &Intersection) -> SignalState {
-        let at = self.as_of;
+        let at = self.now();
         let followed = self.followed(intersection);
-        let Some(mut state) = self.before.clone() else {
+        let Some(before) = &self.before else {
             return self.observation.map_or_else(
                 || SignalState::on_time_of_day(intersection, at),
-                |seen| SignalState { mode: seen.mode, ..SignalState::unknown_before(intersection, at, seen.phase) },
+                |seen| {
+                    let mut state = SignalState::unknown_before(intersection, at, seen.phase);
+                    state.observe(intersection, at, seen);
+                    state
+                },
             );
         };
-        if followed.is_empty() && self.observation.is_none() {
-            return SignalState { mode: state.mode, ..SignalState::on_time_of_day(intersection, at) };
-        }
+        let mut state = before.clone();
         state.follow(intersection, followed, at);
-        if let Some(observation) = self.observation {
-            state.observe(intersection, at, observation);
+        match self.observation {
+            Some(seen) => {
+                if !state.agrees_with(seen) {
+                    // The controller did something else: what the plan would have served may not have been served.
+                    state = before.clone();
+                }
+                state.observe(intersection, at, seen);
+            }
+            None if followed.is_empty() => {
+                state = SignalState { mode: before.mode, mode_at: before.mode_at, ..SignalState::on_time_of_day(intersection, at) };
+            }
+            None => {}
+        }
+        if state.mode_at + intersection.control().plan_ttl < at {
+            // A controller that ran by itself and then said nothing is taken to follow again.
+            state.mode = SignalMode::Adaptive;
         }
         state
     }
@@ -171,7 +219,7 @@ impl Junction {
                 self.revision += 1;
             }
             self.decided = InForce { stages: plan.stages().to_vec(), valid_until: plan.valid_until() };
-            publish(intersection, self.revision, plan, &decision)
+            publish(intersection, (self.revision, self.as_of), plan, &decision)
         });
         if plan.is_none() {
             self.decided = self.in_force.clone();
@@ -184,7 +232,12 @@ impl Junction {
     }
 }
 
-fn publish(intersection: &Intersection, revision: u64, plan: &crate::plan::SignalPlan, decision: &Decision) -> PublishedPlan {
+fn publish(
+    intersection: &Intersection,
+    (revision, as_of): (u64, Timestamp),
+    plan: &crate::plan::SignalPlan,
+    decision: &Decision,
+) -> PublishedPlan {
     let stages = plan.stages().iter().filter_map(|entry| {
         let stage = intersection.stages().get(entry.stage)?;
         Some(PlanStage { stage: stage.id.clone(), start: entry.start, green_s: entry.green })
@@ -192,7 +245,7 @@ fn publish(intersection: &Intersection, revision: u64, plan: &crate::plan::Signa
     PublishedPlan {
         intersection_id: intersection.id().clone(),
         revision,
-        as_of: plan.as_of(),
+        as_of,
         valid_until: plan.valid_until(),
         source: decision.source,
         stages: stages.collect(),
@@ -221,13 +274,13 @@ impl Inputs {
 /// The stored form: instants as milliseconds from the newest step, so that a junction fits into one kilobyte.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Stored {
-    configuration: u64,
+    layout: u64,
     as_of: i64,
     revision: u64,
     detectors: Vec<DetectorState>,
     before: Option<StoredSignal>,
     in_force: StoredPlan,
-    observation: Option<(StoredPhase, u8)>,
+    observation: Option<(i64, StoredPhase, u8)>,
     decided: StoredPlan,
 }
 
@@ -236,6 +289,7 @@ pub(crate) struct StoredSignal {
     at: i64,
     phase: StoredPhase,
     mode: u8,
+    mode_at: i64,
     red_since: Vec<Option<i64>>,
 }
 
@@ -318,7 +372,7 @@ impl Junction {
         let near = Near(self.as_of.as_millis());
         let detectors = self.estimate.detectors().iter().map(|d| DetectorState { last: d.last.map(|last| last - near.0), ..*d });
         postcard::to_stdvec(&Stored {
-            configuration: self.configuration,
+            layout: self.layout,
             as_of: near.0,
             revision: self.revision,
             detectors: detectors.collect(),
@@ -326,10 +380,11 @@ impl Junction {
                 at: near.from(state.at),
                 phase: near.store_phase(state.phase),
                 mode: store_mode(state.mode),
+                mode_at: near.from(state.mode_at),
                 red_since: state.red_since.iter().map(|red| red.map(|since| near.from(since))).collect(),
             }),
             in_force: near.store_plan(&self.in_force),
-            observation: self.observation.map(|seen| (near.store_phase(seen.phase), store_mode(seen.mode))),
+            observation: self.observation.map(|seen| (near.from(seen.at), near.store_phase(seen.phase), store_mode(seen.mode))),
             decided: near.store_plan(&self.decided),
         })
     }
@@ -343,7 +398,7 @@ impl Junction {
         let near = Near(stored.as_of);
         let detectors = stored.detectors.into_iter().map(|d| DetectorState { last: d.last.map(|last| last.saturating_add(near.0)), ..d });
         Ok(Self {
-            configuration: stored.configuration,
+            layout: stored.layout,
             as_of: Timestamp::from_millis(stored.as_of),
             revision: stored.revision,
             estimate: Estimate::from_detectors(detectors.collect()),
@@ -351,10 +406,15 @@ impl Junction {
                 at: near.back(state.at),
                 phase: near.phase(state.phase),
                 mode: mode(state.mode),
+                mode_at: near.back(state.mode_at),
                 red_since: state.red_since.iter().map(|red| red.map(|since| near.back(since))).collect(),
             }),
             in_force: near.plan(&stored.in_force),
-            observation: stored.observation.map(|(phase, m)| Observation { phase: near.phase(phase), mode: mode(m) }),
+            observation: stored.observation.map(|(at, phase, m)| Observation {
+                at: near.back(at),
+                phase: near.phase(phase),
+                mode: mode(m),
+            }),
             decided: near.plan(&stored.decided),
         })
     }

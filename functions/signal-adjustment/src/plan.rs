@@ -49,6 +49,9 @@ pub enum SafetyViolation {
     /// An entry names a stage that the intersection does not have.
     #[error("entry {0} names no stage of the intersection")]
     UnknownStage(usize),
+    /// The state is not one that the intersection can be in.
+    #[error("the state of the signal does not fit the intersection")]
+    State,
     /// The first entry is not what the signal shows or is clearing to.
     #[error("the first entry is not the running stage with the moment its green began or will begin")]
     NotRunning,
@@ -79,7 +82,7 @@ pub enum SafetyViolation {
 }
 
 impl SignalPlan {
-    /// Enough to fill the longest time to live with the shortest greens.
+    /// Enough for every usual time to live; a plan of so many stages expires with the last of them.
     pub const STAGES_MAX: usize = 80;
 
     /// Proves the stages safe from this state on.
@@ -95,6 +98,9 @@ impl SignalPlan {
         let Some(first) = stages.first().filter(|_| stages.len() <= Self::STAGES_MAX) else {
             return Err(SafetyViolation::Length(stages.len()));
         };
+        if !state.fits(intersection) {
+            return Err(SafetyViolation::State);
+        }
         let running = match state.phase {
             Phase::Green { stage, since } => (stage, since),
             Phase::Clearing { to, until, .. } => (to, until),
@@ -130,9 +136,12 @@ impl SignalPlan {
             }
             before = Some(entry);
         }
-        let valid_until = state.at + intersection.control().plan_ttl;
-        if before.is_none_or(|last| last.end() < valid_until) {
-            return Err(SafetyViolation::Horizon);
+        let mut valid_until = state.at + intersection.control().plan_ttl;
+        if let Some(last) = before.filter(|last| last.end() < valid_until) {
+            if stages.len() < Self::STAGES_MAX {
+                return Err(SafetyViolation::Horizon);
+            }
+            valid_until = last.end();
         }
         Ok(Self { stages, as_of: state.at, valid_until })
     }

@@ -31,6 +31,7 @@ struct SignalInWords {
     green_from: Timestamp,
     clearing_from: Option<StageId>,
     mode: ModeInWords,
+    mode_at: Timestamp,
     red_since: BTreeMap<MovementId, Timestamp>,
 }
 
@@ -152,6 +153,7 @@ fn in_words(intersection: &Intersection, inputs: &Inputs) -> InputsInWords {
                 SignalMode::Preempted => ModeInWords::Preempted,
                 SignalMode::Manual => ModeInWords::Manual,
             },
+            mode_at: inputs.state.mode_at,
             red_since: red.filter_map(|(movement, since)| Some((movement.id.clone(), (*since)?))).collect(),
         },
         detectors: intersection.detectors().cloned().zip(inputs.estimate.detectors().iter().map(|&d| d.into())).collect(),
@@ -180,7 +182,7 @@ fn from_words(intersection: &Intersection, words: &InputsInWords) -> Option<Inpu
         words.in_force.iter().map(|entry| Some(PlannedStage { stage: number(&entry.stage)?, start: entry.start, green: entry.green_s }));
     Some(Inputs {
         estimate: Estimate::from_detectors(detectors),
-        state: SignalState { at: signal.at, phase, mode, red_since },
+        state: SignalState { at: signal.at, phase, mode, mode_at: signal.mode_at, red_since },
         in_force: in_force.collect::<Option<Vec<_>>>()?,
     })
 }

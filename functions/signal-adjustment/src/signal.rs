@@ -37,32 +37,38 @@ pub struct SignalState {
     pub phase: Phase,
     /// Who runs the signal.
     pub mode: SignalMode,
+    /// When the controller said so.
+    pub mode_at: Timestamp,
     /// Since when each movement is red, by its number; none while it is green.
     pub red_since: Vec<Option<Timestamp>>,
 }
 
-/// What a controller reported, with stages by number.
+/// What a controller reported, with stages by number and times on the grid of a tenth of a second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Observation {
+    /// When.
+    pub at: Timestamp,
     /// Green or clearing.
     pub phase: Phase,
     /// Who runs the signal.
     pub mode: SignalMode,
 }
 
+/// A clearance that is said to last so much longer than configured is no clearance.
+const CLEARANCE_MARGIN: Deciseconds = Deciseconds::from_secs(10);
+
 impl Observation {
-    /// Translates a reading; none if it names a stage that the intersection does not have.
+    /// Translates a reading; none if it names a stage that the intersection does not have, or a clearance that cannot be.
     pub fn of(reading: &SignalStateReading, intersection: &Intersection) -> Option<Self> {
         let number = |id: &StageId| intersection.stages().iter().position(|stage| stage.id == *id);
         let stage = number(&reading.stage)?;
         let phase = match &reading.clearing {
-            Some((to, remaining)) => {
-                // A controller may report a clearance longer than configured; it knows best how long it will take.
-                Phase::Clearing { from: stage, to: number(to)?, until: reading.time + *remaining }
-            }
-            None => Phase::Green { stage, since: reading.time - reading.stage_elapsed },
+            Some((_, remaining)) if *remaining > intersection.clearance(stage) + CLEARANCE_MARGIN => return None,
+            // Within the margin the controller knows best how long it will take.
+            Some((to, remaining)) => Phase::Clearing { from: stage, to: number(to)?, until: (reading.time + *remaining).round_to_tenth() },
+            None => Phase::Green { stage, since: (reading.time - reading.stage_elapsed).round_to_tenth() },
         };
-        Some(Self { phase, mode: reading.mode })
+        Some(Self { at: reading.time, phase, mode: reading.mode })
     }
 }
 
@@ -112,7 +118,7 @@ impl SignalState {
                 green_began = ended - green;
             }
         }
-        let mut state = Self { at, phase, mode: SignalMode::Adaptive, red_since };
+        let mut state = Self { at, phase, mode: SignalMode::Adaptive, mode_at: at, red_since };
         state.settle(intersection, stage, since);
         state
     }
@@ -146,37 +152,84 @@ impl SignalState {
         }
     }
 
-    /// Takes over what the controller reported at an instant not before this state.
+    /// Whether the report shows what this state does.
+    pub fn agrees_with(&self, observation: Observation) -> bool {
+        match (self.phase, observation.phase) {
+            (Phase::Green { stage: a, .. }, Phase::Green { stage: b, .. }) => a == b,
+            (Phase::Clearing { from: a, to: b, .. }, Phase::Clearing { from: c, to: d, .. }) => (a, b) == (c, d),
+            _ => false,
+        }
+    }
+
+    /// Takes over what the controller reported, at an instant not before this state.
     pub fn observe(&mut self, intersection: &Intersection, at: Timestamp, observation: Observation) {
         let before = self.clone();
         self.at = at;
         self.mode = observation.mode;
-        self.phase = observation.phase;
+        self.mode_at = observation.at;
+        self.phase = match observation.phase {
+            Phase::Clearing { to, until, .. } if until <= at => Phase::Green { stage: to, since: until },
+            phase => phase,
+        };
         let green = match self.phase {
             Phase::Green { stage, .. } => intersection.movements_of(stage),
             Phase::Clearing { from, to, .. } => intersection.movements_of(from).union(intersection.movements_of(to)),
         };
-        // Movements that were green and no longer are turned red when the green before this one ended.
-        let ended = match (before.phase, self.phase) {
-            (Phase::Green { stage: old, .. }, Phase::Green { stage, since }) if old != stage => {
-                since - intersection.clearance_between(old, stage)
-            }
-            (Phase::Clearing { from: old, .. }, Phase::Green { since, .. }) => since - intersection.clearance(old),
-            (_, Phase::Clearing { from, until, .. }) => until - intersection.clearance(from),
-            (_, Phase::Green { since, .. }) => since,
-        };
+        let ended = before.ended_before(intersection, self.phase).min(at);
         for movement in 0..self.red_since.len() {
             if !green.contains(movement) {
-                turn_red(&mut self.red_since, movement, ended.min(at));
+                turn_red(&mut self.red_since, movement, ended);
             }
         }
-        self.settle(intersection, self.stage(), ended.min(at));
+        self.settle(intersection, self.stage(), ended);
         if let Phase::Clearing { from, to, .. } = self.phase {
             // What the next stage serves is still red during the clearance, unless it keeps its green.
             for movement in intersection.movements_of(to).minus(intersection.movements_of(from)).iter() {
-                turn_red(&mut self.red_since, movement, ended.min(at));
+                turn_red(&mut self.red_since, movement, ended);
             }
         }
+    }
+
+    /// When the green of this state ended, if another phase is shown later: just before that phase if it followed directly.
+    /// If there was time for a stage between, nobody knows; then it may have ended at once.
+    fn ended_before(&self, intersection: &Intersection, later: Phase) -> Timestamp {
+        let began = match later {
+            Phase::Green { since, .. } => since,
+            Phase::Clearing { from, until, .. } => until - intersection.clearance(from),
+        };
+        let old = match self.phase {
+            Phase::Green { stage, .. } => stage,
+            Phase::Clearing { from, .. } => from,
+        };
+        let direct = match later {
+            Phase::Green { stage, .. } if stage != old => began - intersection.clearance_between(old, stage),
+            Phase::Green { .. } | Phase::Clearing { .. } => began,
+        };
+        let shortest_visit = intersection.stages().iter().map(|s| s.green_min + s.clearance()).min().unwrap_or_default();
+        if began.since(self.at) >= intersection.clearance(old) + shortest_visit { self.at } else { direct }
+    }
+
+    /// Whether the state is one that the intersection can be in: its stages exist, and exactly what they serve is green.
+    pub fn fits(&self, intersection: &Intersection) -> bool {
+        let count = intersection.stages().len();
+        let green = match self.phase {
+            Phase::Green { stage, .. } if stage < count => intersection.movements_of(stage),
+            Phase::Clearing { from, to, until } if from < count && to < count => {
+                let longest = intersection.clearance(from) + CLEARANCE_MARGIN;
+                if until > self.at + longest + Deciseconds::new(1) {
+                    return false;
+                }
+                let ends = intersection.movements_of(from).minus(intersection.movements_of(to));
+                intersection.movements_of(from).minus(ends)
+            }
+            _ => return false,
+        };
+        let must_be_green = matches!(self.phase, Phase::Green { .. });
+        self.red_since.len() == intersection.movements().len()
+            && self.red_since.iter().enumerate().all(|(movement, red)| match red {
+                None => green.contains(movement),
+                Some(_) => !must_be_green || !green.contains(movement),
+            })
     }
 
     /// The state at a later instant if the plan is followed to it. Past its last green the last stage stays green.

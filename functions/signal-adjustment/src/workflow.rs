@@ -139,7 +139,7 @@ where
             Steps { intersection: &intersection, junction: junction.under(&intersection), tally: Tally::default(), records: vec![] };
         let mut undecided = false;
         for reading in readings {
-            if undecided && step.junction.begins_step(reading) {
+            if undecided && step.junction.begins_step(&intersection, reading) {
                 step.decide(&mut plan);
                 undecided = false;
             }
@@ -149,6 +149,9 @@ where
             step.decide(&mut plan);
         }
         let Steps { junction, tally, records, .. } = step;
+        if tally.late > 0 && tally.folded == 0 {
+            tracing::warn!(intersection = %id, late = tally.late, as_of = %junction.as_of(), "all readings are older than the newest step");
+        }
         let row = match plan {
             Some(plan) if tally.decisions > 0 => {
                 // The record goes first: it is keyed by time, so writing it again when the row conflicts changes nothing,
@@ -215,7 +218,7 @@ impl Steps<'_> {
     fn fold(&mut self, reading: &SensorReading) -> bool {
         let folded = self.junction.fold(self.intersection, reading);
         if let (Folded::Ignored, SensorReading::SignalState(state)) = (folded, reading) {
-            tracing::warn!(intersection = %state.intersection_id, stage = %state.stage, "the signal shows a stage that is not configured");
+            tracing::warn!(intersection = %state.intersection_id, stage = %state.stage, "the report names a stage that is not configured, or a clearance that cannot be");
         }
         let count = match folded {
             Folded::New => &mut self.tally.folded,

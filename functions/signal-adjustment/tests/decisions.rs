@@ -314,3 +314,113 @@ fn another_configuration_forgets_what_belonged_to_the_old_one_but_not_the_time()
     let (_, _, after) = decide(&mut state, &new, &step("0", 25.0, 15, [1; 8]));
     assert!(after.revision > before.revision);
 }
+
+#[test]
+fn readings_that_cannot_be_used_leave_the_plan_in_force() {
+    let junction = intersection(|_| {});
+    let (mut asked, mut undisturbed) = (Junction::unknown(&junction), Junction::unknown(&junction));
+    for state in [&mut asked, &mut undisturbed] {
+        decide(state, &junction, &step("0", 20.0, 0, [0, 0, 0, 0, 9, 0, 9, 0]));
+    }
+    for seconds in [1, 2, 3] {
+        for reading in [detector("nowhere", seconds, &json!({"queue": 1})), signal("nowhere", 1.0, seconds, "adaptive")] {
+            assert!(!asked.begins_step(&junction, &reading));
+            assert_eq!(asked.fold(&junction, &reading), Folded::Ignored);
+        }
+    }
+    let next = [detector("n_0", 5, &json!({"queue": 1}))];
+    assert_eq!(decide(&mut asked, &junction, &next).2, decide(&mut undisturbed, &junction, &next).2);
+}
+
+#[test]
+fn another_name_or_limit_leaves_the_running_stage_and_the_reds_known() {
+    let old = intersection(|_| {});
+    let new = intersection(|document| {
+        document["name"] = json!("renamed");
+        document["timing"]["green_max_s"] = json!(40);
+    });
+    let mut state = Junction::unknown(&old);
+    decide(&mut state, &old, &step("0", 20.0, 0, [0, 0, 0, 0, 9, 0, 9, 0]));
+    // Stage 2 began 4 s after the step; without a report, that is known from the plan alone.
+    let mut state = state.under(&new);
+    let (inputs, _, plan) = decide(&mut state, &new, &[detector("n_0", 5, &json!({"queue": 1}))]);
+    assert_eq!((plan.stages[0].stage.as_str(), plan.stages[0].start), ("2", at(4)));
+    assert_eq!(inputs.state.red_since[0], Some(at(0)));
+}
+
+#[test]
+fn a_clearance_that_cannot_be_is_not_believed() {
+    let junction = intersection(|_| {});
+    let report = |remaining: f64| {
+        reading(&json!({
+            "type": "signal_state", "intersection_id": "J1", "time": at(0), "stage": "0", "stage_elapsed_s": 20,
+            "clearing_to": "2", "clearance_remaining_s": remaining,
+        }))
+    };
+    // Configured are 3 s and 1 s; a controller may need some seconds more.
+    assert_eq!(Junction::unknown(&junction).fold(&junction, &report(14.0)), Folded::New);
+    assert_eq!(Junction::unknown(&junction).fold(&junction, &report(14.1)), Folded::Ignored);
+}
+
+#[test]
+fn a_long_period_buys_no_trust_beyond_the_life_of_a_plan() {
+    let junction = intersection(|_| {});
+    let mut state = Junction::unknown(&junction);
+    let mut readings = step("0", 20.0, 0, [1; 8]);
+    readings[5] = reading(&json!({
+        "type": "detector", "intersection_id": "J1", "detector_id": "e_0", "time": at(0), "period_s": 86400, "queue": 9,
+    }));
+    decide(&mut state, &junction, &readings);
+    for (seconds, distrusted) in [(25, false), (30, true)] {
+        let mut readings = step("0", 20.0, seconds, [1; 8]);
+        readings.remove(5);
+        let (_, decision, _) = decide(&mut state, &junction, &readings);
+        assert_eq!(decision.distrusted.iter().any(|d| d.detector_id.as_str() == "e_0"), distrusted, "after {seconds} s");
+    }
+}
+
+#[test]
+fn a_signal_that_was_run_by_hand_and_says_nothing_more_follows_again() {
+    let junction = intersection(|_| {});
+    let mut state = Junction::unknown(&junction);
+    let mut readings = step("0", 20.0, 0, [1; 8]);
+    readings[0] = signal("0", 20.0, 0, "manual");
+    decide(&mut state, &junction, &readings);
+    for (seconds, source) in [(30, PlanSource::TimeOfDay), (35, PlanSource::Adaptive)] {
+        let (_, _, plan) = decide(&mut state, &junction, &step("0", 20.0, seconds, [1; 8])[1..]);
+        assert_eq!(plan.source, source, "after {seconds} s");
+    }
+}
+
+#[test]
+fn a_stage_seen_after_a_gap_leaves_the_reds_before_it_at_their_longest() {
+    let junction = intersection(|document| document["control"]["plan_ttl_s"] = json!(60));
+    let mut state = Junction::unknown(&junction);
+    decide(&mut state, &junction, &step("0", 20.0, 0, [9, 0, 9, 0, 0, 0, 0, 0]));
+    // 65 s later stage 3 has been green for 20 s: stages 1 and 2 may have been between, so stage 0 may have ended at once.
+    let (inputs, _, _) = decide(&mut state, &junction, &step("3", 20.0, 65, [0; 8]));
+    assert_eq!(inputs.state.red_since[0], Some(at(0)));
+    // 5 s later there was no time for a stage between.
+    let (inputs, _, _) = decide(&mut state, &junction, &step("0", 0.0, 70, [0; 8]));
+    assert_eq!(inputs.state.red_since[5], Some(at(66)));
+}
+
+#[test]
+fn readings_of_clocks_that_differ_within_a_second_are_one_step() {
+    let junction = intersection(|_| {});
+    let mut state = Junction::unknown(&junction);
+    let late = |reading: &SensorReading, millis: i64| match reading.clone() {
+        SensorReading::Detector(mut r) => {
+            r.time = r.time.plus_millis(millis);
+            SensorReading::Detector(r)
+        }
+        other => other,
+    };
+    let readings = step("0", 20.0, 0, [1; 8]);
+    let skewed: Vec<_> = readings.iter().zip([0, 137, 45, 999, 1, 350, 12, 600, 7]).map(|(reading, by)| late(reading, by)).collect();
+    for reading in &skewed {
+        assert_eq!(state.fold(&junction, reading), Folded::New, "{reading:?}");
+    }
+    let plan = state.decide(&junction).2.unwrap();
+    assert_eq!((plan.as_of, plan.source), (at(0).plus_millis(999), PlanSource::Adaptive));
+}

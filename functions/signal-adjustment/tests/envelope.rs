@@ -13,7 +13,7 @@ use shared::reading::{DetectorFault, DetectorReading, Profile, SensorReading, Si
 use shared::units::{Deciseconds, Timestamp};
 use signal_adjustment::control::decide;
 use signal_adjustment::estimate::Estimate;
-use signal_adjustment::junction::Junction;
+use signal_adjustment::junction::{Folded, Junction};
 use signal_adjustment::plan::{PlannedStage, SafetyViolation, SignalPlan};
 use signal_adjustment::signal::{Phase, SignalState};
 use street::{Cabinet, Shown, any_intersection, any_roomy_intersection, at};
@@ -29,13 +29,21 @@ struct Step {
     reported: bool,
     /// Whether everything is sent twice, and the step before again.
     replayed: bool,
+    /// Milliseconds that the clocks of the devices are behind the step.
+    skew: Vec<i64>,
 }
 
 fn any_step(always_reported: bool) -> impl Strategy<Value = Step> {
     let skipped = prop_oneof![6 => Just(0_i64), 1 => 1_i64..=4];
-    (skipped, proptest::collection::vec(any::<u8>(), 9), any::<bool>(), any::<bool>()).prop_map(
-        move |(skipped, detectors, reported, replayed)| Step { skipped, detectors, reported: reported || always_reported, replayed },
-    )
+    let skew = prop_oneof![Just(vec![0; 10]), proptest::collection::vec(0_i64..100, 10)];
+    let parts = (skipped, proptest::collection::vec(any::<u8>(), 9), any::<bool>(), any::<bool>(), skew);
+    parts.prop_map(move |(skipped, detectors, reported, replayed, skew)| Step {
+        skipped,
+        detectors,
+        reported: reported || always_reported,
+        replayed,
+        skew,
+    })
 }
 
 fn detector(number: usize, time: Timestamp, period: Deciseconds, said: u8) -> Option<SensorReading> {
@@ -68,16 +76,17 @@ fn detector(number: usize, time: Timestamp, period: Deciseconds, said: u8) -> Op
     Some(SensorReading::Detector(reading))
 }
 
-fn report(intersection: &Intersection, cabinet: &Cabinet<'_>, now: i64) -> SensorReading {
+fn report(intersection: &Intersection, cabinet: &Cabinet<'_>, now: i64, skew: i64) -> SensorReading {
     let id = |stage: usize| intersection.stages()[stage].id.clone();
-    let tenths = |t: i64| Deciseconds::new(u32::try_from(t.max(0)).unwrap());
+    // As a controller rounds what it measures.
+    let tenths = |millis: i64| Deciseconds::round(f64::from(i32::try_from(millis.max(0)).unwrap()) / 1000.0).unwrap();
     let (stage, stage_elapsed, clearing): (StageId, _, _) = match cabinet.shown {
-        Shown::Green { stage, since } => (id(stage), tenths(now - since), None),
-        Shown::Clearing { from, to, until } => (id(from), Deciseconds::ZERO, Some((id(to), tenths(until - now)))),
+        Shown::Green { stage, since } => (id(stage), tenths(100 * (now - since) + skew), None),
+        Shown::Clearing { from, to, until } => (id(from), Deciseconds::ZERO, Some((id(to), tenths(100 * (until - now) - skew)))),
     };
     SensorReading::SignalState(SignalStateReading {
         intersection_id: IntersectionId::try_from("J1").unwrap(),
-        time: at(now),
+        time: at(now).plus_millis(skew),
         stage,
         stage_elapsed,
         clearing,
@@ -98,6 +107,7 @@ const SLOW: Pace = Pace { latency: 20, cycle: 10 };
 /// Runs steps against a cabinet.
 fn run<'i>(intersection: &'i Intersection, steps: &[Step], pace: Pace) -> Cabinet<'i> {
     let step_length = i64::from(intersection.control().step.tenths());
+    let ttl = i64::from(intersection.control().plan_ttl.tenths());
     // What comes late makes greens longer by as much, and reds by as much at every change on the way.
     let late = pace.latency + pace.cycle - 1;
     let reds_late = late * i64::try_from(intersection.stages().len() + 1).unwrap();
@@ -106,29 +116,38 @@ fn run<'i>(intersection: &'i Intersection, steps: &[Step], pace: Pace) -> Cabine
     let mut followed: Vec<PlannedStage> = vec![];
     let mut coming: VecDeque<(i64, Vec<PlannedStage>)> = VecDeque::new();
     let mut before: Vec<SensorReading> = vec![];
-    let mut now = 0_i64;
+    let (mut now, mut decided_at) = (0_i64, 0_i64);
     for step in steps {
-        let mut readings: Vec<_> =
-            step.detectors.iter().enumerate().filter_map(|(n, &said)| detector(n, at(now), intersection.control().step, said)).collect();
-        if step.reported || now == 0 {
-            readings.push(report(intersection, &cabinet, now));
+        let mut readings: Vec<_> = step
+            .detectors
+            .iter()
+            .enumerate()
+            .filter_map(|(n, &said)| detector(n, at(now).plus_millis(step.skew[n]), intersection.control().step, said))
+            .collect();
+        // Once a plan has run out, the controller runs alone, and this cabinet cannot: no gap is longer than a plan is valid.
+        let runs_out = now + step_length - decided_at > ttl;
+        if step.reported || now == 0 || runs_out {
+            readings.push(report(intersection, &cabinet, now, step.skew[9]));
         }
         if step.replayed {
             let again = readings.clone();
             readings.splice(0..0, before.clone());
             readings.extend(again);
         }
+        let mut news = false;
         for reading in &readings {
-            let _ = junction.fold(intersection, reading);
+            news |= junction.fold(intersection, reading) == Folded::New;
         }
-        if junction.as_of() == at(now) {
+        if news {
+            decided_at = now;
             match junction.decide(intersection).1.plan {
                 Ok(plan) => coming.push_back((now + pace.latency, plan.stages().to_vec())),
                 Err(violation) => cabinet.broken.push(format!("at {now} no plan was found: {violation}")),
             }
         }
         before = readings;
-        for _ in 0..(1 + step.skipped) * step_length {
+        let skipped = step.skipped.min((ttl - (now - decided_at)) / step_length - 1).max(0);
+        for _ in 0..(1 + skipped) * step_length {
             while coming.front().is_some_and(|(due, _)| *due <= now) {
                 followed = coming.pop_front().unwrap().1;
             }
@@ -269,7 +288,7 @@ fn situation(
     let red_since = (0..intersection.movements().len())
         .map(|m| (!green.contains(m) || matches!(phase, Phase::Clearing { .. })).then(|| at(-reds[m])))
         .collect();
-    let state = SignalState { at: at(0), phase, mode, red_since };
+    let state = SignalState { at: at(0), phase, mode, mode_at: at(0), red_since };
     let mut estimate = Estimate::unknown(intersection);
     for (number, &said) in said.iter().enumerate() {
         if let Some(SensorReading::Detector(reading)) = detector(number, at(0), intersection.control().step, said) {

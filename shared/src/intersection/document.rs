@@ -131,6 +131,7 @@ fn read(document: &Value, faults: &mut Faults) -> Option<Intersection> {
         control,
         cover: Vec::new(),
         at_once: Vec::new(),
+        layout: 0,
         document: Value::Null,
         etag: tag_of(&Value::Null),
     };
@@ -140,6 +141,7 @@ fn read(document: &Value, faults: &mut Faults) -> Option<Intersection> {
     check_time_of_day(&intersection, faults);
     intersection.cover = cover(&intersection);
     intersection.at_once = intersection.stages_at_once();
+    intersection.layout = tag_of(&intersection.describe_layout()).short();
     check_cover(&intersection, faults);
     Some(intersection)
 }
@@ -330,6 +332,9 @@ fn read_stage(value: &Value, at: &At<'_>, faults: &mut Faults, timing: Option<&T
     let stage_id = fields.required("id", at, faults, id);
     let protected = read_set(&mut fields, "protected", at, faults, movements);
     let permitted = read_set(&mut fields, "permitted", at, faults, movements);
+    if permitted.minus(protected) != permitted {
+        faults.add(&at.field("permitted"), "duplicate_id", "a movement is either protected or permitted in a stage");
+    }
     fields.refuse_others(at, faults);
 
     let timing = timing?;

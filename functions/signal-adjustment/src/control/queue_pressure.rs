@@ -6,7 +6,7 @@ use shared::units::{Deciseconds, Timestamp};
 
 use super::Limit;
 use super::schedule::{PLAN_LATENCY, Schedule, Wish};
-use crate::estimate::Estimate;
+use crate::estimate::{Estimate, longest_silence};
 use crate::plan::{PlannedStage, SafetyViolation, SignalPlan};
 use crate::signal::{Phase, SignalState};
 
@@ -103,13 +103,14 @@ fn next_stage(demand: &[Demand], schedule: &Schedule<'_>, served: &[usize]) -> u
 
 fn demand_by_stage(intersection: &Intersection, estimate: &Estimate, state: &SignalState) -> Vec<Demand> {
     let detectors = estimate.by_lane(intersection);
+    let longest = longest_silence(intersection);
     let mut demand = vec![Demand::default(); intersection.stages().len()];
     for (lane, detector) in detectors.iter().enumerate() {
         let movements: Vec<usize> =
             intersection.movements().iter().enumerate().filter(|(_, m)| m.from_lane == Some(lane)).map(|(i, _)| i).collect();
         let red = movements.iter().filter_map(|&m| state.red_since.get(m).copied()).map(|red| red.map_or(state.at, |since| since)).max();
         let red_for = red.map_or(Deciseconds::ZERO, |since| state.at.since(since));
-        let Some(waiting) = detector.and_then(|d| d.demand(state.at, red_for)) else { continue };
+        let Some(waiting) = detector.and_then(|d| d.demand(state.at, longest, red_for)) else { continue };
         for (stage, sum) in intersection.stages().iter().zip(&mut demand) {
             let share = movements.iter().map(|&m| match (stage.protected.contains(m), stage.permitted.contains(m)) {
                 (true, _) => 1.0,

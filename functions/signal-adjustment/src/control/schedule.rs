@@ -169,9 +169,9 @@ impl<'i> Schedule<'i> {
         // What was due a moment ago may have begun without being reported yet.
         let due = running.end();
         let imminent = due + PLAN_LATENCY > self.state.at && due < self.state.at + PLAN_LATENCY;
-        let end = due.max(self.state.at);
         let latest = self.green_max_end().min(self.latest_by(&self.last));
-        if imminent && end >= self.earliest_end() && end <= latest && self.may_follow_by(&self.last, end, next.stage) {
+        let end = due.min(latest).max(self.earliest_end());
+        if imminent && self.may_follow_by(&self.last, end, next.stage) {
             self.change(end, next.stage);
             return true;
         }
