@@ -4,7 +4,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::document::red_in_plan;
+use super::document::checks::red_in_plan;
 use super::*;
 use crate::fields::{Fault, Faults, documented_codes};
 
