@@ -22,7 +22,7 @@ pub use document::{InvalidDocument, LIMITS, Limits};
 pub struct ETag([u8; 16]);
 
 impl ETag {
-    /// The first bytes, to note with a state which configuration it belongs to.
+    /// The first bytes, where a collision does no harm.
     pub fn short(self) -> u64 {
         u64::from_le_bytes(std::array::from_fn(|i| self.0.get(i).copied().unwrap_or_default()))
     }

@@ -1,7 +1,7 @@
 //! What the suite needs from outside: one trait per capability, in words of the domain.
 //!
-//! [`crate::memory`] holds the in-memory twins; `shared::aws` and the local host hold the durable ones. All of them pass
-//! the same contract tests.
+//! [`crate::memory`] holds the in-memory twins; `shared::aws` and the local host hold the durable ones. The twins and the
+//! local host's store pass the same contract tests, `tests/tests/ports.rs`.
 
 use std::future::Future;
 use std::sync::Arc;

@@ -120,19 +120,6 @@ impl Store {
         self.page(FAILED, "", after, limit, |_, bytes| postcard::from_bytes(bytes).map_err(unusable))
     }
 
-    /// Removes a batch that was looked at or sent again.
-    ///
-    /// # Errors
-    /// [`PortError::Unavailable`] if the store cannot take it.
-    pub async fn remove_failed_batch(&self, id: &str) -> Result<(), PortError> {
-        let id = id.to_owned();
-        let work = move |transaction: &WriteTransaction| {
-            transaction.open_table(FAILED)?.remove(id.as_str())?;
-            Ok(())
-        };
-        self.write(Durability::Disk, work, |()| ()).await
-    }
-
     /// Poison records, after the key `after`.
     ///
     /// # Errors

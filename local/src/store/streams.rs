@@ -90,22 +90,6 @@ impl Store {
         self.write(Durability::Disk, work, |()| ()).await
     }
 
-    /// Drops the checkpoints of a mapping that is no longer used; until then it holds back the trimming of the stream.
-    ///
-    /// # Errors
-    /// [`PortError::Unavailable`] if the store cannot take it.
-    pub async fn forget_mapping(&self, mapping: &str) -> Result<(), PortError> {
-        let (mapping, shards) = (mapping.to_owned(), self.shards());
-        let work = move |transaction: &WriteTransaction| {
-            let mut table = transaction.open_table(CHECKPOINTS)?;
-            for shard in 0..shards {
-                table.remove((mapping.as_str(), shard))?;
-            }
-            Ok(())
-        };
-        self.write(Durability::Disk, work, |()| ()).await
-    }
-
     /// Checkpoints of a mapping in a shard, one per lane; none if it never ran.
     ///
     /// # Errors

@@ -32,7 +32,7 @@ impl<C: Clock> DynamoDb<C> {
             if requests.is_empty() {
                 return Ok(());
             }
-            if let Some(sleep) = &self.sleep {
+            if let Some(sleep) = self.sleep.as_ref().filter(|_| attempt + 1 < TRIES) {
                 sleep.sleep(PAUSE * 2_u32.pow(attempt)).await;
             }
         }
