@@ -10,12 +10,12 @@ use crate::estimate::{Estimate, longest_silence};
 use crate::plan::{PlannedStage, SafetyViolation, SignalPlan};
 use crate::signal::{Phase, SignalState};
 
-/// A permitted movement has to find gaps: it counts this much of a protected one. Source: HCM 6, permitted left turns run at
-/// about half the saturation flow at moderate opposing volume.
+/// A permitted movement has to find gaps: it counts this much of a protected one. A prior, not measured here: it depends on
+/// the opposing volume, which this rule does not look at.
 const PERMITTED_SHARE: f64 = 0.5;
 /// Hysteresis: another stage must have so many vehicles more than the running one before it is worth a clearance.
 const SWITCH_MARGIN_VEHICLES: f64 = 1.0;
-/// Green that one queued vehicle of a lane needs: the reciprocal of 1800 veh/h, the base saturation flow of HCM 6, rounded.
+/// Green that one queued vehicle of a lane needs, s: 1800 veh/h, a little below the base saturation flow of HCM 6 (1900 pc/h).
 const GREEN_PER_VEHICLE: f64 = 2.0;
 
 /// What the rule chose.
