@@ -6,6 +6,8 @@ use compact_str::CompactString;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::units::Timestamp;
+
 /// Longest id in bytes.
 pub const ID_MAX_LEN: usize = 128;
 
@@ -100,10 +102,45 @@ id!(
     is_id
 );
 id!(
-    /// Names one asset: an id, or `{intersection_id}/{detector_id}` for a detector. At most 256 bytes: it is a partition key.
+    /// Names one asset: an id, or `{intersection_id}/{detector_id}` for a detector.
     AssetId,
-    |text| is_id(text) || text.len() <= 256 && text.split_once('/').is_some_and(|(intersection, detector)| is_id(intersection) && is_id(detector))
+    |text| is_id(text) || text.split_once('/').is_some_and(|(intersection, detector)| is_id(intersection) && is_id(detector))
 );
+id!(
+    /// Names one alert.
+    AlertId,
+    is_id
+);
+
+impl AssetId {
+    /// The asset that is this detector.
+    pub fn of_detector(intersection: &IntersectionId, detector: &DetectorId) -> Self {
+        Self(compact_str::format_compact!("{intersection}/{detector}"))
+    }
+
+    /// The intersection and the detector, if it is one.
+    pub fn as_detector(&self) -> Option<(IntersectionId, DetectorId)> {
+        let (intersection, detector) = self.0.split_once('/')?;
+        Some((IntersectionId(intersection.into()), DetectorId(detector.into())))
+    }
+
+    /// What lists of assets are sorted by, see [`sort_key`].
+    pub fn sort_key(&self) -> String {
+        sort_key(&self.0)
+    }
+}
+
+/// A text that sorts assets by intersection or machine, then by detector: '!' comes before everything that ids allow.
+pub fn sort_key(asset: &str) -> String {
+    asset.replace('/', "!")
+}
+
+impl AlertId {
+    /// The alert that was raised at this time and has these hexadecimal digits as its hash.
+    pub(crate) fn new(raised_at: Timestamp, digits: u64) -> Self {
+        Self(compact_str::format_compact!("{raised_at}-{digits:016x}"))
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -126,5 +163,21 @@ mod tests {
         for text in ["J1/", "/n_0", "J1/n_0/x", "J1/../x"] {
             assert_eq!(AssetId::try_from(text), Err(InvalidId), "{text}");
         }
+    }
+
+    #[test]
+    fn a_detector_names_its_intersection() {
+        let (intersection, detector) = (IntersectionId::try_from("J1").unwrap(), DetectorId::try_from("n_0").unwrap());
+        let asset = AssetId::of_detector(&intersection, &detector);
+        assert_eq!(AssetId::try_from("J1/n_0"), Ok(asset.clone()));
+        assert_eq!(asset.as_detector(), Some((intersection, detector)));
+        assert_eq!(AssetId::try_from("J1").unwrap().as_detector(), None);
+    }
+
+    #[test]
+    fn the_detectors_of_an_intersection_stand_together() {
+        let mut assets = ["J1-b/a", "J1", "J2", "J1/z", "J1#", "J1/a"].map(|id| AssetId::try_from(id).unwrap());
+        assets.sort_by_key(AssetId::sort_key);
+        assert_eq!(assets.map(|id| id.to_string()), ["J1", "J1/a", "J1/z", "J1#", "J1-b/a", "J2"]);
     }
 }

@@ -22,6 +22,13 @@ pub use document::{InvalidDocument, LIMITS, Limits};
 pub struct ETag([u8; 16]);
 
 impl ETag {
+    /// The tag of a document.
+    pub fn of(document: &Value) -> Self {
+        // Objects are sorted by name in `Value`, so equal documents have equal texts.
+        let digest = Sha256::digest(document.to_string().as_bytes());
+        Self(std::array::from_fn(|i| digest.get(i).copied().unwrap_or_default()))
+    }
+
     /// The first bytes, where a collision does no harm.
     pub fn short(self) -> u64 {
         u64::from_le_bytes(std::array::from_fn(|i| self.0.get(i).copied().unwrap_or_default()))
@@ -392,12 +399,6 @@ impl Intersection {
         }
         (0, Deciseconds::ZERO)
     }
-}
-
-fn tag_of(document: &Value) -> ETag {
-    // Objects are sorted by name in `Value`, so equal documents have equal texts.
-    let digest = Sha256::digest(document.to_string().as_bytes());
-    ETag(std::array::from_fn(|i| digest.get(i).copied().unwrap_or_default()))
 }
 
 #[cfg(test)]

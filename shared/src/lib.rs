@@ -1,10 +1,13 @@
-//! What two or more Greenwave packages need: units, ids, readings, intersections, plans and the ports to the outside.
+//! What two or more Greenwave packages need: units, ids, readings, intersections, assets,
+//! plans, alerts and the ports to the outside.
 //!
 //! Without features this crate is pure: no runtime, no SDK, no HTTP. `batch` adds the Kinesis batch processor, `http` the
 //! problem responses, `aws` the adapters for DynamoDB, Kinesis and S3.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a failing test may panic"))]
 
+pub mod alert;
+pub mod asset;
 pub mod fields;
 pub mod ids;
 pub mod intersection;

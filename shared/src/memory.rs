@@ -1,15 +1,18 @@
 //! In-memory twins of all ports: the executable port contract, used by tests and by the simulated city.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::ids::IntersectionId;
+use crate::alert::{Acknowledgement, Alert, CloudEvent};
+use crate::asset::Asset;
+use crate::ids::{AlertId, AssetId, AssetKind, IntersectionId, sort_key};
 use crate::intersection::{ETag, Intersection};
 use crate::plan::{DecisionRecord, PublishedPlan};
 use crate::ports::{
-    Clock, DecisionLog, IntersectionStore, JunctionRow, JunctionStore, Page, PlanReader, PoisonRecord, PortError, Quarantine,
-    ReadingStream, StoredIntersection, StreamRecord, WriteError,
+    AcknowledgementStore, AlertReader, AlertStore, AssetStore, Clock, Condition, ConditionReader, ConditionRow, ConditionStore,
+    DecisionLog, EventBus, IntersectionStore, JunctionRow, JunctionStore, ModelSource, Page, PlanReader, PoisonRecord, PortError,
+    Quarantine, ReadingStream, StoredIntersection, StreamRecord, WriteError,
 };
 use crate::units::Timestamp;
 
@@ -27,6 +30,12 @@ struct Content {
     junctions: BTreeMap<String, JunctionRow>,
     decisions: BTreeMap<(String, Timestamp), DecisionRecord>,
     quarantine: BTreeMap<(&'static str, String), PoisonRecord>,
+    assets: BTreeMap<String, Asset>,
+    conditions: BTreeMap<String, ConditionRow>,
+    alerts: BTreeMap<String, Alert>,
+    acknowledgements: BTreeMap<AlertId, Acknowledgement>,
+    events: Vec<CloudEvent>,
+    models: BTreeMap<AssetKind, Vec<u8>>,
 }
 
 impl Memory {
@@ -48,6 +57,16 @@ impl Memory {
     /// All poison records.
     pub fn quarantined(&self) -> Vec<PoisonRecord> {
         self.lock().quarantine.values().cloned().collect()
+    }
+
+    /// All events, in the order in which they were published.
+    pub fn events(&self) -> Vec<CloudEvent> {
+        self.lock().events.clone()
+    }
+
+    /// Keeps the file of a model.
+    pub fn put_model(&self, kind: AssetKind, file: Vec<u8>) {
+        self.lock().models.insert(kind, file);
     }
 
     /// All rows of junctions.
@@ -172,6 +191,104 @@ impl Quarantine for Memory {
     async fn quarantine(&self, record: &PoisonRecord) -> Result<(), PortError> {
         self.lock().quarantine.insert((record.function, record.id.clone()), record.clone());
         Ok(())
+    }
+}
+
+impl AssetStore for Memory {
+    async fn asset(&self, id: &AssetId) -> Result<Option<Asset>, PortError> {
+        Ok(self.lock().assets.get(&id.sort_key()).cloned())
+    }
+
+    async fn put_asset(&self, expected: Option<&ETag>, asset: &Asset) -> Result<(), WriteError> {
+        let mut content = self.lock();
+        if content.assets.get(&asset.id.sort_key()).map(Asset::etag).as_ref() != expected {
+            return Err(WriteError::Conflict);
+        }
+        content.assets.insert(asset.id.sort_key(), asset.clone());
+        Ok(())
+    }
+
+    async fn assets(&self, after: Option<&AssetId>, limit: usize) -> Result<Page<Asset>, PortError> {
+        let after = after.map(AssetId::sort_key);
+        let page = page(&self.lock().assets, "", after.as_deref(), limit, |_, asset| asset.clone());
+        let next = page.next.and(page.items.last()).map(|asset| asset.id.to_string());
+        Ok(Page { next, ..page })
+    }
+}
+
+impl ConditionStore for Memory {
+    async fn load_condition(&self, key: &str) -> Result<Option<ConditionRow>, PortError> {
+        Ok(self.lock().conditions.get(&sort_key(key)).cloned())
+    }
+
+    async fn save_condition(&self, row: &ConditionRow) -> Result<(), WriteError> {
+        let mut content = self.lock();
+        let key = sort_key(&row.condition.key);
+        if content.conditions.get(&key).map_or(0, |stored| stored.version) + 1 != row.version {
+            return Err(WriteError::Conflict);
+        }
+        content.conditions.insert(key, row.clone());
+        Ok(())
+    }
+}
+
+impl ConditionReader for Memory {
+    async fn condition(&self, key: &str) -> Result<Option<Condition>, PortError> {
+        Ok(self.lock().conditions.get(&sort_key(key)).map(|row| row.condition.clone()))
+    }
+
+    async fn conditions(&self, after: Option<&str>, limit: usize) -> Result<Page<Condition>, PortError> {
+        let after = after.map(sort_key);
+        let page = page(&self.lock().conditions, "", after.as_deref(), limit, |_, row| row.condition.clone());
+        let next = page.next.and(page.items.last()).map(|condition| condition.key.clone());
+        Ok(Page { next, ..page })
+    }
+}
+
+impl AlertStore for Memory {
+    async fn put_alerts(&self, alerts: &[Alert]) -> Result<(), PortError> {
+        let rows = alerts.iter().map(|alert| (alert.id.to_string(), alert.clone()));
+        self.lock().alerts.extend(rows);
+        Ok(())
+    }
+}
+
+impl AlertReader for Memory {
+    async fn alert(&self, id: &AlertId) -> Result<Option<Alert>, PortError> {
+        Ok(self.lock().alerts.get(id.as_str()).cloned())
+    }
+
+    async fn alerts(&self, after: Option<&str>, limit: usize) -> Result<Page<Alert>, PortError> {
+        Ok(page(&self.lock().alerts, "", after, limit, |_, alert| alert.clone()))
+    }
+}
+
+impl AcknowledgementStore for Memory {
+    async fn acknowledge(&self, id: &AlertId, acknowledgement: &Acknowledgement) -> Result<Acknowledgement, PortError> {
+        let mut content = self.lock();
+        let stored = content.acknowledgements.entry(id.clone()).or_insert_with(|| acknowledgement.clone());
+        if stored.occurrence < acknowledgement.occurrence {
+            *stored = acknowledgement.clone();
+        }
+        Ok(stored.clone())
+    }
+
+    async fn acknowledgements(&self, ids: &[AlertId]) -> Result<HashMap<AlertId, Acknowledgement>, PortError> {
+        let content = self.lock();
+        Ok(ids.iter().filter_map(|id| Some((id.clone(), content.acknowledgements.get(id)?.clone()))).collect())
+    }
+}
+
+impl EventBus for Memory {
+    async fn publish(&self, events: &[CloudEvent]) -> Result<(), PortError> {
+        self.lock().events.extend_from_slice(events);
+        Ok(())
+    }
+}
+
+impl ModelSource for Memory {
+    async fn model(&self, kind: &AssetKind) -> Result<Option<Vec<u8>>, PortError> {
+        Ok(self.lock().models.get(kind).cloned())
     }
 }
 

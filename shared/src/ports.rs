@@ -3,10 +3,13 @@
 //! [`crate::memory`] holds the in-memory twins; `shared::aws` and the local host hold the durable ones. The twins and the
 //! local host's store pass the same contract tests, `tests/tests/ports.rs`.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
 
-use crate::ids::IntersectionId;
+use crate::alert::{Acknowledgement, Alert, CloudEvent};
+use crate::asset::{Asset, AssetHealth};
+use crate::ids::{AlertId, AssetId, AssetKind, IntersectionId};
 use crate::intersection::{ETag, Intersection};
 use crate::plan::{DecisionRecord, PublishedPlan};
 use crate::units::Timestamp;
@@ -142,6 +145,100 @@ pub trait DecisionLog: Send + Sync {
         after: Option<Timestamp>,
         limit: usize,
     ) -> impl Future<Output = Result<Page<DecisionRecord>, PortError>> + Send;
+}
+
+/// Reads and writes what people say of assets. Written by `operations-api` alone.
+pub trait AssetStore: Send + Sync {
+    /// The asset, if somebody registered it.
+    fn asset(&self, id: &AssetId) -> impl Future<Output = Result<Option<Asset>, PortError>> + Send;
+
+    /// Stores the asset if what is stored has the expected tag (`None`: if nothing is stored).
+    fn put_asset(&self, expected: Option<&ETag>, asset: &Asset) -> impl Future<Output = Result<(), WriteError>> + Send;
+
+    /// Registered assets after the one with the id `after`, at most `limit` (1 to 500), in the order of [`AssetId::sort_key`].
+    fn assets(&self, after: Option<&AssetId>, limit: usize) -> impl Future<Output = Result<Page<Asset>, PortError>> + Send;
+}
+
+/// What everybody may read of the assets behind one key of the stream: the detectors of an intersection, or a machine.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Condition {
+    /// The key of the stream.
+    pub key: String,
+    /// Event time of the newest reading.
+    pub as_of: Timestamp,
+    /// When ingestion received it (wall clock).
+    pub received_at: Timestamp,
+    /// The condition of each asset, in the order of [`AssetId::sort_key`].
+    pub health: Vec<AssetHealth>,
+}
+
+/// What is kept per key: the condition that everybody may read and the state that only its writer understands.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ConditionRow {
+    /// Counts the writes; the condition of the next write.
+    pub version: u64,
+    /// What everybody may read.
+    pub condition: Condition,
+    /// Encoded state of `maintenance-prediction`.
+    pub state: Vec<u8>,
+}
+
+/// Reads and writes the rows of conditions. Written by `maintenance-prediction` alone.
+pub trait ConditionStore: Send + Sync {
+    /// The row as last written (a consistent read).
+    fn load_condition(&self, key: &str) -> impl Future<Output = Result<Option<ConditionRow>, PortError>> + Send;
+
+    /// Stores the row if the stored version is `row.version - 1`; 0 means that nothing is stored.
+    fn save_condition(&self, row: &ConditionRow) -> impl Future<Output = Result<(), WriteError>> + Send;
+}
+
+/// Reads conditions. An eventually consistent read is good enough.
+pub trait ConditionReader: Send + Sync {
+    /// The condition behind one key.
+    fn condition(&self, key: &str) -> impl Future<Output = Result<Option<Condition>, PortError>> + Send;
+
+    /// Conditions after the key `after`, at most `limit` (1 to 500), in the order of [`AssetId::sort_key`].
+    fn conditions(&self, after: Option<&str>, limit: usize) -> impl Future<Output = Result<Page<Condition>, PortError>> + Send;
+}
+
+/// Keeps alerts. Written by `maintenance-prediction` alone.
+pub trait AlertStore: Send + Sync {
+    /// Stores the alerts; an alert of the same id is replaced.
+    fn put_alerts(&self, alerts: &[Alert]) -> impl Future<Output = Result<(), PortError>> + Send;
+}
+
+/// Reads alerts.
+pub trait AlertReader: Send + Sync {
+    /// The alert.
+    fn alert(&self, id: &AlertId) -> impl Future<Output = Result<Option<Alert>, PortError>> + Send;
+
+    /// Alerts after the id `after`, oldest first, at most `limit` (1 to 500).
+    fn alerts(&self, after: Option<&str>, limit: usize) -> impl Future<Output = Result<Page<Alert>, PortError>> + Send;
+}
+
+/// Keeps who knows of which alert. Written by `operations-api` alone.
+pub trait AcknowledgementStore: Send + Sync {
+    /// Stores the acknowledgement unless one of this or a later occurrence is stored; answers what is stored then.
+    fn acknowledge(
+        &self,
+        id: &AlertId,
+        acknowledgement: &Acknowledgement,
+    ) -> impl Future<Output = Result<Acknowledgement, PortError>> + Send;
+
+    /// The acknowledgements of these alerts (at most 500), as far as there are any.
+    fn acknowledgements(&self, ids: &[AlertId]) -> impl Future<Output = Result<HashMap<AlertId, Acknowledgement>, PortError>> + Send;
+}
+
+/// Tells others what happened, at least once.
+pub trait EventBus: Send + Sync {
+    /// Sends the events in this order; sent again after a failure they have the same ids.
+    fn publish(&self, events: &[CloudEvent]) -> impl Future<Output = Result<(), PortError>> + Send;
+}
+
+/// Brings models that are not shipped.
+pub trait ModelSource: Send + Sync {
+    /// The file of the model of this kind of asset, if there is one.
+    fn model(&self, kind: &AssetKind) -> impl Future<Output = Result<Option<Vec<u8>>, PortError>> + Send;
 }
 
 /// A stream record that can never be processed.

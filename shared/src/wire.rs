@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use crate::fields::{At, Fault, Faults, Fields, Misfit, array, id, number, one_of, positive, text, time, whole, word_of};
+use crate::ids::AssetId;
 use crate::reading::{
     ControllerEvent, DetectorFault, DetectorReading, Position, Profile, SensorReading, SignalMode, SignalStateReading, Telemetry,
 };
@@ -199,7 +200,7 @@ fn read_controller_event(fields: &mut Fields<'_>, faults: &mut Faults) -> Option
 
 fn read_telemetry(fields: &mut Fields<'_>, faults: &mut Faults) -> Option<Telemetry> {
     let at = At::Root;
-    let asset_id = fields.required("asset_id", &at, faults, id);
+    let asset_id = fields.required("asset_id", &at, faults, asset_key);
     let asset_kind = fields.required("asset_kind", &at, faults, id);
     let time = fields.required("time", &at, faults, time);
     let cycle = fields.optional("cycle", &at, faults, whole(1 << 53));
@@ -224,6 +225,13 @@ fn read_telemetry(fields: &mut Fields<'_>, faults: &mut Faults) -> Option<Teleme
     Some(Telemetry { asset_id: asset_id?, asset_kind: asset_kind?, time: time?, cycle, metrics: values })
 }
 
+/// An asset as a partition key: Kinesis takes 256 characters.
+fn asset_key(value: &Value) -> Result<AssetId, Misfit> {
+    let asset: AssetId = id(value)?;
+    let fits = asset.as_str().len() <= 256;
+    if fits { Ok(asset) } else { Err(("invalid_id", "must have at most 256 characters".into())) }
+}
+
 fn is_metric_name(name: &str) -> bool {
     let mut bytes = name.bytes();
     name.len() <= 64
@@ -233,7 +241,7 @@ fn is_metric_name(name: &str) -> bool {
 
 fn read_position(fields: &mut Fields<'_>, faults: &mut Faults) -> Option<Position> {
     let at = At::Root;
-    let asset_id = fields.required("asset_id", &at, faults, id);
+    let asset_id = fields.required("asset_id", &at, faults, asset_key);
     let time = fields.required("time", &at, faults, time);
     let lat = fields.required("lat", &at, faults, number(-90.0, 90.0));
     let lon = fields.required("lon", &at, faults, number(-180.0, 180.0));

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use serde_json::Value;
 
 use self::duplicates::note_duplicates;
-use super::{Control, ControlMode, Exit, Intersection, Lane, Movement, MovementSet, Stage, TimeOfDayPlan, Turn, tag_of};
+use super::{Control, ControlMode, ETag, Exit, Intersection, Lane, Movement, MovementSet, Stage, TimeOfDayPlan, Turn};
 use crate::fields::{At, Fault, Faults, Fields, Misfit, array, id, number, one_of, positive, seconds, text};
 use crate::ids::{DetectorId, IntersectionId};
 use crate::units::Deciseconds;
@@ -74,7 +74,7 @@ impl Intersection {
 fn check(document: Value, mut faults: Faults) -> Result<Intersection, Vec<Fault>> {
     match read(&document, &mut faults) {
         Some(mut intersection) if faults.is_empty() => {
-            intersection.etag = tag_of(&document);
+            intersection.etag = ETag::of(&document);
             intersection.document = document;
             Ok(intersection)
         }
@@ -134,7 +134,7 @@ fn read(document: &Value, faults: &mut Faults) -> Option<Intersection> {
         at_once: Vec::new(),
         layout: 0,
         document: Value::Null,
-        etag: tag_of(&Value::Null),
+        etag: ETag::of(&Value::Null),
     };
     checks::movements(&intersection, faults);
     checks::conflicts(&intersection, faults);
@@ -142,7 +142,7 @@ fn read(document: &Value, faults: &mut Faults) -> Option<Intersection> {
     checks::time_of_day(&intersection, faults);
     intersection.cover = checks::cover(&intersection);
     intersection.at_once = intersection.stages_at_once();
-    intersection.layout = tag_of(&intersection.describe_layout()).short();
+    intersection.layout = ETag::of(&intersection.describe_layout()).short();
     checks::cover_cycle(&intersection, faults);
     Some(intersection)
 }
