@@ -1,6 +1,6 @@
 # Each target does its own set-up; Rust, Python 3.11+ and the package registries are all they need.
 
-FUNCTIONS := sensor-ingestion signal-adjustment operations-api
+FUNCTIONS := sensor-ingestion signal-adjustment maintenance-prediction operations-api
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
 
 .PHONY: run test lint invoke bench deploy

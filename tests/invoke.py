@@ -1,8 +1,8 @@
 """Sends every sample event to the Lambda binaries and compares the answers with events/expected.
 
-The functions run as `cargo lambda build` made them, behind the runtime API of `cargo lambda watch`, against tables, a stream
-and a bucket of ministack that have the keys and indexes of template.yaml. At the start, events/intersection.json is configured.
-An expected answer lists the headers that matter; "*" stands for any value. Run it with `make invoke`.
+The functions run as `cargo lambda build` made them, behind the runtime API of `cargo lambda watch`, against tables, a stream,
+a bucket and an event bus of ministack; tables have the keys and indexes of template.yaml. At the start,
+events/intersection.json is configured. An expected answer lists the headers that matter; "*" stands for any value. Run it with `make invoke`.
 """
 
 import base64
@@ -19,7 +19,7 @@ import boto3
 import yaml
 
 ROOT = pathlib.Path(__file__).parent.parent
-FUNCTIONS = ["sensor-ingestion", "operations-api", "signal-adjustment"]
+FUNCTIONS = ["sensor-ingestion", "operations-api", "signal-adjustment", "maintenance-prediction"]
 # Sample readings are of one fixed day.
 ANY_AGE_S = "400000000"
 
@@ -49,19 +49,21 @@ def wait_for(port, process, log):
 
 
 def make_resources(endpoint):
-    """Tables as in template.yaml, a stream and a bucket; returns the functions' environment."""
+    """Tables as in template.yaml, a stream, a bucket and a bus; returns the functions' environment."""
     template = yaml.load((ROOT / "template.yaml").read_text(), Template)["Resources"]
     client = lambda service: boto3.client(service, endpoint_url=endpoint, region_name="us-east-1")
-    for name in ["Intersections", "Junctions", "Decisions"]:
+    tables = [name for name, resource in template.items() if resource["Type"] == "AWS::DynamoDB::Table"]
+    for name in tables:
         properties = template[name]["Properties"]
         wanted = ["BillingMode", "AttributeDefinitions", "KeySchema", "GlobalSecondaryIndexes"]
         client("dynamodb").create_table(TableName=name, **{key: properties[key] for key in wanted if key in properties})
     client("kinesis").create_stream(StreamName="readings", ShardCount=1)
     client("s3").create_bucket(Bucket="quarantine")
+    client("events").create_event_bus(Name="alerts")
     return client, {
-        "STREAM_NAME": "readings", "QUARANTINE_BUCKET": "quarantine", "INTERSECTIONS_TABLE": "Intersections",
-        "JUNCTIONS_TABLE": "Junctions", "DECISIONS_TABLE": "Decisions", "READING_AGE_MAX_S": ANY_AGE_S,
-        "READING_AHEAD_MAX_S": ANY_AGE_S, "AWS_ENDPOINT_URL": endpoint,
+        "STREAM_NAME": "readings", "QUARANTINE_BUCKET": "quarantine", "EVENT_BUS_NAME": "alerts",
+        "READING_AGE_MAX_S": ANY_AGE_S, "READING_AHEAD_MAX_S": ANY_AGE_S, "AWS_ENDPOINT_URL": endpoint,
+        **{f"{name.upper()}_TABLE": name for name in tables},
     }
 
 

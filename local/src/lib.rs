@@ -7,11 +7,16 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a failing test may panic"))]
 
+pub mod backtest;
 pub mod clock;
 pub mod demo;
+pub mod events;
 pub mod faults;
 pub mod mapping;
+pub mod models;
 pub mod poller;
+pub mod runs;
 pub mod serve;
 pub mod store;
 pub mod stream;
+pub mod train;

@@ -6,7 +6,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use greenwave::demo;
-use greenwave::serve::Host;
+use greenwave::events::Webhook;
+use greenwave::serve::{Host, Options};
+use greenwave::{backtest, train};
 
 /// Traffic signals that act on what their detectors see: the Greenwave suite on one machine.
 #[derive(Parser)]
@@ -26,6 +28,12 @@ enum Command {
         /// Where everything is kept.
         #[arg(long, default_value = ".greenwave")]
         data_dir: PathBuf,
+        /// Where models lie that are not shipped, as NAME/NAME.model.
+        #[arg(long, default_value = "models")]
+        models: PathBuf,
+        /// Address to which alerts are posted, as `CloudEvents`.
+        #[arg(long)]
+        webhook: Option<Webhook>,
     },
     /// Serve, and drive a simulated city with it.
     Demo {
@@ -45,6 +53,10 @@ enum Command {
         #[arg(long, default_value_t = 0.0)]
         minutes: f64,
     },
+    /// Train a model for a kind of machine from lives that ended with a failure.
+    Train(train::Args),
+    /// Replay lives whose end is known through a model, and find the alert threshold that costs least.
+    Backtest(backtest::Args),
 }
 
 fn positive(text: &str) -> Result<f64, String> {
@@ -76,8 +88,8 @@ fn main() -> ExitCode {
 
 async fn run(command: Command) -> Result<(), Box<dyn std::error::Error>> {
     match command {
-        Command::Serve { port, data_dir } => {
-            let host = Host::start(&data_dir, port).await?;
+        Command::Serve { port, data_dir, models, webhook } => {
+            let host = Host::start(&data_dir, port, Options { webhook, models }).await?;
             say(&format!("Greenwave answers at http://{} and keeps its data in {}. Ctrl-C ends it.", host.address(), data_dir.display()));
             let router = host.router();
             host.serve(router, stop()).await?;
@@ -86,7 +98,7 @@ async fn run(command: Command) -> Result<(), Box<dyn std::error::Error>> {
         Command::Demo { port, data_dir, seed, speed, minutes } => {
             let temporary = tempfile::tempdir()?;
             let directory = data_dir.unwrap_or_else(|| temporary.path().to_owned());
-            let host = Host::start(&directory, port).await?;
+            let host = Host::start(&directory, port, Options::default()).await?;
             let url = format!("http://{}", host.address());
             let router = host.router();
             let (done, finished) = tokio::sync::oneshot::channel::<()>();
@@ -99,6 +111,8 @@ async fn run(command: Command) -> Result<(), Box<dyn std::error::Error>> {
             serving.await??;
             outcome?;
         }
+        Command::Train(args) => train::run(&args, say)?,
+        Command::Backtest(args) => backtest::run(&args, say)?,
     }
     Ok(())
 }

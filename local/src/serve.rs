@@ -15,16 +15,21 @@ use axum::serve::ListenerExt;
 use shared::units::Deciseconds;
 use signal_adjustment::workflow::Workflow;
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 
 use crate::clock::{SystemClock, Time};
+use crate::events::{Events, Webhook};
 use crate::mapping::Settings;
+use crate::models::ModelDirectory;
 use crate::poller::{Consumer, Poller, StartError};
 use crate::store::{OpenError, Store};
 
 /// Shards of a new stream: more than the cores of a laptop would not run at once.
 const SHARDS: u16 = 4;
-/// The function's `Timeout` in `template.yaml`.
+/// The functions' `Timeout` in `template.yaml`.
 const FUNCTION_TIMEOUT_MS: u32 = 30_000;
+/// How often intersections are looked for that fell silent; Lambda has a schedule for it.
+const SWEEP_MS: i64 = 60_000;
 
 /// Why the host could not start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -48,10 +53,22 @@ pub enum ServeError {
     Flush(PathBuf, shared::ports::PortError),
 }
 
+/// What a host does besides.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Where the events of alerts are posted to.
+    pub webhook: Option<Webhook>,
+    /// Where models lie that are not shipped, as `NAME.model`.
+    pub models: PathBuf,
+}
+
 /// A running host: the store, the functions behind the stream, and a router that is not yet served.
 pub struct Host {
     store: Store,
-    poller: Poller,
+    pollers: [Poller; 2],
+    sweeps: JoinHandle<()>,
+    events: Events,
+    models: ModelDirectory,
     directory: PathBuf,
     listener: TcpListener,
 }
@@ -70,12 +87,17 @@ pub fn signal_adjustment_settings() -> Settings {
     }
 }
 
+/// How the stream calls `maintenance-prediction`; here a batch does not wait to be filled, so that an alert is seen at once.
+pub fn maintenance_prediction_settings() -> Settings {
+    Settings { batch_size: 10_000, parallelization_factor: 1, maximum_retry_attempts: 100, ..signal_adjustment_settings() }
+}
+
 impl Host {
     /// Opens the data directory, takes the port (0: any) and starts the functions where they stopped.
     ///
     /// # Errors
     /// [`ServeError`] says what stands in the way.
-    pub async fn start(directory: &Path, port: u16) -> Result<Self, ServeError> {
+    pub async fn start(directory: &Path, port: u16, options: Options) -> Result<Self, ServeError> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.map_err(|cause| ServeError::Port { port, cause })?;
         let store = Store::open(directory, SHARDS, SystemClock)?;
         // Reading a configuration is cheap here, so none is trusted for longer than one batch.
@@ -87,8 +109,10 @@ impl Host {
         };
         let consumer =
             Consumer { name: signal_adjustment::FUNCTION, settings: signal_adjustment_settings(), timeout_ms: FUNCTION_TIMEOUT_MS };
-        let poller = Poller::start(&store, consumer, function, SystemClock).await?;
-        Ok(Self { store, poller, directory: directory.to_owned(), listener })
+        let signals = Poller::start(&store, consumer, function, SystemClock).await?;
+        let (events, models) = (Events::new(options.webhook), ModelDirectory(options.models));
+        let (maintenance, sweeps) = start_maintenance(&store, &events, &models).await?;
+        Ok(Self { store, pollers: [signals, maintenance], sweeps, events, models, directory: directory.to_owned(), listener })
     }
 
     /// Where it will answer.
@@ -104,7 +128,8 @@ impl Host {
         let window = sensor_ingestion::Config { oldest: None, furthest_ahead: None };
         let ingestion = sensor_ingestion::router(self.store.clone(), SystemClock, sleep, window);
         let page = Router::new().route("/", get(dashboard));
-        shared::http::complete(ingestion.merge(operations_api::router(self.store.clone())).merge(page))
+        let operations = operations_api::router(self.store.clone(), SystemClock, self.events.clone(), self.models.clone());
+        shared::http::complete(ingestion.merge(operations).merge(page))
     }
 
     /// Answers requests until `stop`, then finishes what is under way and puts everything on disk.
@@ -120,9 +145,37 @@ impl Host {
         });
         // `axum::serve` handles errors of accepting itself and never fails.
         let _ = axum::serve(listener, router).with_graceful_shutdown(stop).await;
-        self.poller.stop().await;
+        self.sweeps.abort();
+        for poller in self.pollers {
+            poller.stop().await;
+        }
         self.store.flush().await.map_err(|error| ServeError::Flush(self.directory, error))
     }
+}
+
+/// Connects `maintenance-prediction` to the stream and to a schedule of its own.
+async fn start_maintenance(store: &Store, events: &Events, models: &ModelDirectory) -> Result<(Poller, JoinHandle<()>), StartError> {
+    use maintenance_prediction::workflow::Workflow;
+    let workflow = Workflow::new(store.clone(), events.clone(), models.clone(), SystemClock, Deciseconds::ZERO);
+    let (workflow, quarantine) = (Arc::new(workflow), store.clone());
+    let swept = Arc::clone(&workflow);
+    let function = move |event: KinesisEvent| {
+        let (workflow, quarantine) = (Arc::clone(&workflow), quarantine.clone());
+        async move { Ok::<_, Infallible>(maintenance_prediction::handle(event, &workflow, &quarantine).await) }
+    };
+    let settings = maintenance_prediction_settings();
+    let consumer = Consumer { name: maintenance_prediction::FUNCTION, settings, timeout_ms: FUNCTION_TIMEOUT_MS };
+    let poller = Poller::start(store, consumer, function, SystemClock).await?;
+    let sweeps = tokio::spawn(async move {
+        loop {
+            SystemClock.sleep(SWEEP_MS).await;
+            match swept.sweep().await {
+                Ok(swept) => tracing::debug!(?swept, "swept"),
+                Err(error) => tracing::warn!(%error, "a sweep did not come to its end"),
+            }
+        }
+    });
+    Ok((poller, sweeps))
 }
 
 async fn dashboard() -> impl IntoResponse {

@@ -1,10 +1,15 @@
-//! The embedded store: one redb file that holds the stream, the configuration, the rows of junctions and the logs.
+//! The embedded store: one redb file that holds the stream, the configuration, the rows of junctions, the condition of
+//! assets, their alerts and the logs.
 //!
 //! Writes of all callers go through one writer that commits them in groups, in the order in which they were asked for.
-//! Stream appends and configuration are on disk when they are answered. Rows of junctions, decisions and checkpoints are
-//! visible when they are answered and on disk with the next durable commit: after a crash the stream gives them again, and
-//! since commits keep their order, a checkpoint is never on disk without the state that it covers.
+//! Stream appends, configuration, assets and acknowledgements are on disk when they are answered. Rows of junctions,
+//! decisions, conditions, alerts and checkpoints are visible when they are answered and on disk with the next durable
+//! commit: after a crash the stream gives them again, and since commits keep their order, a checkpoint is never on disk
+//! without the state that it covers.
 
+mod alerts;
+mod assets;
+mod conditions;
 mod logs;
 mod rows;
 mod streams;
@@ -27,6 +32,7 @@ use crate::stream::SHARDS_MAX;
 /// Name of the file in the data directory.
 pub const FILE_NAME: &str = "greenwave.redb";
 
+/// Changes where a table means something else; a table that is missing is made.
 const FORMAT_VERSION: u64 = 1;
 /// Memory for pages of the file; redb's own default is 1 GiB.
 const CACHE_BYTES: usize = 64 * 1024 * 1024;
@@ -166,6 +172,9 @@ fn prepare(database: &Database, shards: u16) -> Result<Vec<u64>, Prepare> {
         let shards = stored.unwrap_or(shards);
         meta.insert("shards", u64::from(shards))?;
         rows::create_tables(&transaction)?;
+        assets::create_tables(&transaction)?;
+        conditions::create_tables(&transaction)?;
+        alerts::create_tables(&transaction)?;
         logs::create_tables(&transaction)?;
         streams::ends(&transaction, shards)?
     };

@@ -23,6 +23,17 @@ pub struct Location {
     pub lon: f64,
 }
 
+impl Location {
+    /// Reads a location; `None` always comes with a fault.
+    pub(crate) fn read(value: &Value, at: &At<'_>, faults: &mut Faults) -> Option<Self> {
+        let mut fields = Fields::of(value, at, faults)?;
+        let lat = fields.required("lat", at, faults, number(-90.0, 90.0));
+        let lon = fields.required("lon", at, faults, number(-180.0, 180.0));
+        fields.refuse_others(at, faults);
+        Some(Self { lat: lat?, lon: lon? })
+    }
+}
+
 /// What people say of an asset. `PUT /v1/assets/{id}` is its only source.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Asset {
@@ -73,7 +84,7 @@ fn read(document: &Value, faults: &mut Faults) -> Option<Asset> {
     let asset_id = fields.required("id", &at, faults, id);
     let kind = fields.required("kind", &at, faults, id);
     let name = fields.required("name", &at, faults, name);
-    let location = fields.raw("location").and_then(|value| read_location(value, &at.field("location"), faults));
+    let location = fields.raw("location").and_then(|value| Location::read(value, &at.field("location"), faults));
     let installed_at = fields.optional("installed_at", &at, faults, time);
     let intersection_id = fields.optional("intersection_id", &at, faults, id);
     fields.refuse_others(&at, faults);
@@ -87,14 +98,6 @@ fn name(value: &Value) -> Result<String, Misfit> {
     } else {
         Err(("out_of_range", format!("must have 1 to {NAME_MAX} characters")))
     }
-}
-
-fn read_location(value: &Value, at: &At<'_>, faults: &mut Faults) -> Option<Location> {
-    let mut fields = Fields::of(value, at, faults)?;
-    let lat = fields.required("lat", at, faults, number(-90.0, 90.0));
-    let lon = fields.required("lon", at, faults, number(-180.0, 180.0));
-    fields.refuse_others(at, faults);
-    Some(Location { lat: lat?, lon: lon? })
 }
 
 /// How an asset is (ISO 13374).

@@ -1,4 +1,4 @@
-//! Adapters: the ports over Kinesis, DynamoDB and S3, and what a Lambda composition root needs besides.
+//! Adapters: the ports over Kinesis, DynamoDB, EventBridge and S3, and what a Lambda composition root needs besides.
 //!
 //! A `main.rs` loads one [`SdkConfig`] and makes its adapters from it. Tests make the same adapters from a configuration that
 //! points to an emulator.
@@ -6,6 +6,7 @@
 mod clock;
 pub mod config;
 mod dynamodb;
+mod eventbridge;
 mod kinesis;
 mod s3;
 pub mod telemetry;
@@ -22,9 +23,10 @@ use crate::ports::PortError;
 
 pub use aws_config::SdkConfig;
 pub use clock::SystemClock;
-pub use dynamodb::{DynamoDb, Tables};
+pub use dynamodb::{DynamoDb, tables};
+pub use eventbridge::EventBridge;
 pub use kinesis::KinesisStream;
-pub use s3::S3Quarantine;
+pub use s3::{S3Models, S3Quarantine};
 
 /// The configuration that all clients share: region, credentials and endpoint from the environment, bounded time and tries.
 pub async fn sdk_config() -> SdkConfig {

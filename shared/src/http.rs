@@ -1,14 +1,16 @@
 //! What both HTTP functions need: problem responses (RFC 9457), request ids, bodies with a limit.
 
 use std::any::Any;
+use std::io::Read;
 
-use axum::body::{Body, to_bytes};
+use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::Request;
 use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::{Router, middleware};
+use flate2::bufread::MultiGzDecoder;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use tower_http::catch_panic::CatchPanicLayer;
@@ -18,6 +20,9 @@ use crate::ports::PortError;
 
 /// The header that names a request in answers and logs.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The code of a body that is over its limit.
+pub const BODY_TOO_LARGE: &str = "body_too_large";
 
 /// An error answer: `application/problem+json` with a stable code.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,6 +43,15 @@ impl Problem {
     /// Nothing is there.
     pub fn not_found(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not_found", detail)
+    }
+
+    /// A document of the request has these faults.
+    pub fn of_faults(code: &'static str, faults: &[Fault]) -> Self {
+        let detail = match faults.len() {
+            1 => "One field is wrong; see errors.".to_owned(),
+            n => format!("{n} fields are wrong; see errors."),
+        };
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, detail).with_errors(faults)
     }
 
     /// Adds a member beside the standard ones.
@@ -67,15 +81,19 @@ impl Problem {
         self.headers.extend(value.try_into().ok().map(|value| (name, value)));
         self
     }
-}
 
-impl From<Vec<Fault>> for Problem {
-    fn from(faults: Vec<Fault>) -> Self {
-        let detail = match faults.len() {
-            1 => "One field is wrong; see errors.".to_owned(),
-            n => format!("{n} fields are wrong; see errors."),
-        };
-        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_configuration", detail).with_errors(faults)
+    /// The problem as JSON.
+    pub fn into_body(self) -> Value {
+        let standard = [
+            ("type", json!(format!("urn:greenwave:problem:{}", self.code))),
+            ("title", json!(self.status.canonical_reason().unwrap_or("Error"))),
+            ("status", json!(self.status.as_u16())),
+            ("code", json!(self.code)),
+            ("detail", json!(self.detail)),
+        ];
+        let mut body = self.members;
+        body.extend(standard.map(|(name, value)| (name.to_owned(), value)));
+        Value::Object(body)
     }
 }
 
@@ -97,20 +115,12 @@ fn internal_error() -> Problem {
 }
 
 impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
-        let standard = [
-            ("type", json!(format!("urn:greenwave:problem:{}", self.code))),
-            ("title", json!(self.status.canonical_reason().unwrap_or("Error"))),
-            ("status", json!(self.status.as_u16())),
-            ("code", json!(self.code)),
-            ("detail", json!(self.detail)),
-        ];
-        let mut body = self.members;
-        body.extend(standard.map(|(name, value)| (name.to_owned(), value)));
-        let mut response = (self.status, Value::Object(body).to_string()).into_response();
+    fn into_response(mut self) -> Response {
+        let (status, own) = (self.status, std::mem::take(&mut self.headers));
+        let mut response = (status, self.into_body().to_string()).into_response();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        headers.extend(self.headers);
+        headers.extend(own);
         response
     }
 }
@@ -156,7 +166,7 @@ fn unsupported(detail: impl Into<String>) -> Problem {
 ///
 /// # Errors
 /// 413 `too_large` if it is longer, 400 `incomplete_body` if it breaks off.
-pub async fn read_body(body: Body, limit: usize, too_large: &'static str) -> Result<axum::body::Bytes, Problem> {
+pub async fn read_body(body: Body, limit: usize, too_large: &'static str) -> Result<Bytes, Problem> {
     to_bytes(body, limit).await.map_err(|error| {
         let over = std::error::Error::source(&error).is_some_and(<dyn std::error::Error>::is::<http_body_util::LengthLimitError>);
         if over {
@@ -166,6 +176,34 @@ pub async fn read_body(body: Body, limit: usize, too_large: &'static str) -> Res
             Problem::new(StatusCode::BAD_REQUEST, "incomplete_body", "The body broke off before its end. Send it again.")
         }
     })
+}
+
+/// Reads a JSON body of at most `limit` bytes, both as sent and unpacked: as it is, or packed with gzip.
+///
+/// # Errors
+/// 415 `unsupported_media_type`, 413 `body_too_large`, 400 `invalid_gzip` or `incomplete_body`.
+pub async fn read_packed_json(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, Problem> {
+    require_json(headers)?;
+    let coding = content_coding(headers, &["gzip"])?;
+    let bytes = read_body(body, limit, BODY_TOO_LARGE).await?;
+    if coding == "gzip" { gunzip(&bytes, limit).map(Bytes::from) } else { Ok(bytes) }
+}
+
+fn gunzip(packed: &[u8], limit: usize) -> Result<Vec<u8>, Problem> {
+    let mut bytes = Vec::with_capacity(packed.len().saturating_mul(4).min(limit));
+    // One byte more than is allowed tells a body that is too long from one that just fits.
+    let unpacked = MultiGzDecoder::new(packed).take(limit as u64 + 1).read_to_end(&mut bytes);
+    match unpacked {
+        Ok(_) if bytes.len() > limit => {
+            let detail = format!("The body is longer than {limit} bytes when unpacked. Send it in smaller parts.");
+            Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, BODY_TOO_LARGE, detail))
+        }
+        Ok(_) => Ok(bytes),
+        Err(error) => {
+            let detail = format!("The body does not unpack as gzip: {error}. Send it as it is or pack it again.");
+            Err(Problem::new(StatusCode::BAD_REQUEST, "invalid_gzip", detail))
+        }
+    }
 }
 
 /// Adds to a router what every answer has: a request id, a problem for unknown routes and methods, and a 500 for a panic.

@@ -135,6 +135,13 @@ pub fn sort_key(asset: &str) -> String {
     asset.replace('/', "!")
 }
 
+impl AssetKind {
+    /// The kind of every traffic detector.
+    pub const fn detector() -> Self {
+        Self(CompactString::const_new(crate::asset::DETECTOR))
+    }
+}
+
 impl AlertId {
     /// The alert that was raised at this time and has these hexadecimal digits as its hash.
     pub(crate) fn new(raised_at: Timestamp, digits: u64) -> Self {

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::asset::Location;
 use crate::ids::{DetectorId, ExitId, IntersectionId, LaneId, MovementId, StageId};
 use crate::units::{Deciseconds, Timestamp};
 
@@ -246,6 +247,7 @@ pub struct TimeOfDayPlan {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Intersection {
     id: IntersectionId,
+    location: Option<Location>,
     lanes: Vec<Lane>,
     exits: Vec<Exit>,
     movements: Vec<Movement>,
@@ -265,6 +267,11 @@ impl Intersection {
     /// Its id.
     pub fn id(&self) -> &IntersectionId {
         &self.id
+    }
+
+    /// Where it is.
+    pub const fn location(&self) -> Option<Location> {
+        self.location
     }
 
     /// Approach lanes.

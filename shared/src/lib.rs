@@ -2,7 +2,7 @@
 //! plans, alerts and the ports to the outside.
 //!
 //! Without features this crate is pure: no runtime, no SDK, no HTTP. `batch` adds the Kinesis batch processor, `http` the
-//! problem responses, `aws` the adapters for DynamoDB, Kinesis and S3.
+//! problem responses, `aws` the adapters for DynamoDB, EventBridge, Kinesis and S3.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a failing test may panic"))]
 
@@ -24,3 +24,5 @@ pub mod aws;
 pub mod batch;
 #[cfg(feature = "http")]
 pub mod http;
+#[cfg(feature = "prognosis")]
+pub mod prognosis;

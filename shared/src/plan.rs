@@ -130,7 +130,7 @@ pub struct Candidate {
 pub struct DistrustedDetector {
     /// The detector.
     pub detector_id: DetectorId,
-    /// Why: `never_seen`, `silent`, `fault_reported` or `implausible`.
+    /// Why: `never_seen`, `silent`, `fault_reported`, `implausible` or `in_alarm`.
     pub reason: String,
 }
 

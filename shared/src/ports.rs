@@ -33,7 +33,7 @@ impl PortError {
 }
 
 /// The wall clock; read only at the edges.
-pub trait Clock: Send + Sync {
+pub trait Clock: Send + Sync + 'static {
     /// Now.
     fn now(&self) -> Timestamp;
 }

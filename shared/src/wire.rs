@@ -3,6 +3,8 @@
 //! A record is `{"v": 1, "key": ..., "received_at": ..., "readings": [...]}`; its readings have the shape in which sensors
 //! send them, without unknown fields and with times in UTC.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
@@ -203,8 +205,23 @@ fn read_telemetry(fields: &mut Fields<'_>, faults: &mut Faults) -> Option<Teleme
     let asset_id = fields.required("asset_id", &at, faults, asset_key);
     let asset_kind = fields.required("asset_kind", &at, faults, id);
     let time = fields.required("time", &at, faults, time);
-    let cycle = fields.optional("cycle", &at, faults, whole(1 << 53));
-    let metrics = fields.required("metrics", &at, faults, |value| {
+    let Sample { cycle, metrics } = read_sample(fields, &at, faults);
+    Some(Telemetry { asset_id: asset_id?, asset_kind: asset_kind?, time: time?, cycle, metrics })
+}
+
+/// What a machine measured at one time.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Sample {
+    /// Its age in working cycles.
+    pub cycle: Option<u64>,
+    /// Finite values by metric name.
+    pub metrics: BTreeMap<String, f64>,
+}
+
+/// Reads the measures of a machine, as telemetry has them; what is wrong is left out and comes with a fault.
+pub fn read_sample(fields: &mut Fields<'_>, at: &At<'_>, faults: &mut Faults) -> Sample {
+    let cycle = fields.optional("cycle", at, faults, whole(1 << 53));
+    let metrics = fields.required("metrics", at, faults, |value| {
         let map = value.as_object().ok_or_else(|| ("wrong_type", "must be an object of numbers by metric name".to_owned()))?;
         match map.len() {
             1..=METRICS_MAX => Ok(map),
@@ -212,7 +229,7 @@ fn read_telemetry(fields: &mut Fields<'_>, faults: &mut Faults) -> Option<Teleme
         }
     });
     let place = at.field("metrics");
-    let mut values = std::collections::BTreeMap::new();
+    let mut values = BTreeMap::new();
     for (name, value) in metrics.into_iter().flatten() {
         if !is_metric_name(name) {
             faults.add(&place.field(name), "invalid_id", "a metric name is a-z, then a-z, 0-9 and '_', at most 64 characters");
@@ -222,7 +239,7 @@ fn read_telemetry(fields: &mut Fields<'_>, faults: &mut Faults) -> Option<Teleme
             Err((code, message)) => faults.add(&place.field(name), code, message),
         }
     }
-    Some(Telemetry { asset_id: asset_id?, asset_kind: asset_kind?, time: time?, cycle, metrics: values })
+    Sample { cycle, metrics: values }
 }
 
 /// An asset as a partition key: Kinesis takes 256 characters.

@@ -20,13 +20,13 @@ use axum::http::Request;
 use serde_json::{Map, Value, json};
 use shared::intersection::Intersection;
 use shared::memory::{ManualClock, Memory};
-use shared::ports::{DecisionLog, IntersectionStore};
+use shared::ports::{AlertReader, ConditionReader, DecisionLog, IntersectionStore};
 use shared::units::{Deciseconds, Timestamp};
 use signal_adjustment::workflow::Workflow;
 use tests::junction::{at, configuration};
 use tower::ServiceExt;
 
-const FUNCTIONS: [&str; 3] = ["operations-api", "sensor-ingestion", "signal-adjustment"];
+const FUNCTIONS: [&str; 4] = ["maintenance-prediction", "operations-api", "sensor-ingestion", "signal-adjustment"];
 
 fn events() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../events")
@@ -72,7 +72,10 @@ async fn sensor_ingestion_answers_its_events_as_expected() {
 
 #[tokio::test]
 async fn operations_api_answers_its_events_as_expected() {
-    check("operations-api", async |memory, event| exchange(operations_api::router(memory), &event).await).await;
+    check("operations-api", async |memory, event| {
+        exchange(operations_api::router(memory.clone(), ManualClock::at(at(0)), memory.clone(), memory), &event).await
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -81,6 +84,21 @@ async fn signal_adjustment_answers_its_events_as_expected() {
         let event: KinesisEvent = serde_json::from_value(event).unwrap();
         let workflow = Workflow::new(memory.clone(), ManualClock::at(at(6)), Deciseconds::from_secs(60));
         json!(signal_adjustment::handle(event, &workflow, &memory).await)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn maintenance_prediction_answers_its_events_as_expected() {
+    check("maintenance-prediction", async |memory, event| {
+        let (store, models) = (memory.clone(), memory.clone());
+        let ttl = Deciseconds::from_secs(60);
+        let workflow = maintenance_prediction::workflow::Workflow::new(store, memory.clone(), models, ManualClock::at(at(0)), ttl);
+        if event == json!({"greenwave": "sweep"}) {
+            workflow.sweep().await.unwrap();
+            return Value::Null;
+        }
+        json!(maintenance_prediction::handle(serde_json::from_value(event).unwrap(), &workflow, &memory).await)
     })
     .await;
 }
@@ -142,12 +160,16 @@ async fn content(memory: &Memory) -> Map<String, Value> {
         let text = String::from_utf8_lossy(&record.data).into_owned();
         json!({"id": record.id, "key": record.key, "function": record.function, "reason": record.reason, "data": text})
     });
+    let conditions = memory.conditions(None, 500).await.unwrap().items;
     let parts = [
         ("stream", json!(stream.collect::<Vec<_>>())),
         ("intersections", json!(configured.iter().map(|(_, intersection)| intersection.id()).collect::<Vec<_>>())),
         ("plans", json!(plans)),
         ("decisions", json!(decisions)),
         ("quarantine", json!(quarantine.collect::<Vec<_>>())),
+        ("health", json!(conditions.into_iter().flat_map(|condition| condition.health).collect::<Vec<_>>())),
+        ("alerts", json!(memory.alerts(None, 500).await.unwrap().items)),
+        ("events", json!(memory.events().iter().map(|event| json!([event.r#type, event.id])).collect::<Vec<_>>())),
     ];
     parts.map(|(name, value)| (name.to_owned(), value)).into_iter().collect()
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use greenwave::serve::{Host, ServeError, signal_adjustment_settings};
+use greenwave::serve::{Host, Options, ServeError, signal_adjustment_settings};
 use greenwave::stream::{lane_of, shard_of};
 use serde_json::{Value, json};
 use shared::intersection::Intersection;
@@ -36,7 +36,7 @@ struct City {
 impl City {
     fn start(directory: &Path) -> Self {
         let runtime = Runtime::new().unwrap();
-        let host = runtime.block_on(Host::start(directory, 0)).unwrap();
+        let host = runtime.block_on(Host::start(directory, 0, Options::default())).unwrap();
         let client = Client::new(host.address());
         let (stop, stopped) = oneshot::channel();
         let router = host.router();

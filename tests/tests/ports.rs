@@ -7,13 +7,18 @@ use greenwave::store::Store;
 use greenwave::stream::{Sequence, shard_of};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use shared::ids::{DetectorId, IntersectionId, StageId};
+use shared::alert::{Acknowledgement, Alert, Urgency};
+use shared::asset::{
+    Asset, AssetHealth, DETECTOR, Fault, HealthState, Location, ModelVersion, Reason as HealthReason, RemainingUsefulLife,
+};
+use shared::ids::{AlertId, AssetId, AssetKind, DetectorId, IntersectionId, StageId, sort_key};
 use shared::intersection::Intersection;
 use shared::memory::{ManualClock, Memory};
 use shared::plan::{Candidate, DecisionRecord, DistrustedDetector, PlanSource, PlanStage, PublishedPlan, Reason};
 use shared::ports::{
-    DecisionLog, IntersectionStore, JunctionRow, JunctionStore, Page, PlanReader, PoisonRecord, PortError, Quarantine, ReadingStream,
-    StreamRecord, WriteError,
+    AcknowledgementStore, AlertReader, AlertStore, AssetStore, Condition, ConditionReader, ConditionRow, ConditionStore, DecisionLog,
+    IntersectionStore, JunctionRow, JunctionStore, Page, PlanReader, PoisonRecord, PortError, Quarantine, ReadingStream, StreamRecord,
+    WriteError,
 };
 use shared::units::{Deciseconds, Timestamp};
 use tests::junction::{at, configuration};
@@ -21,8 +26,14 @@ use tokio::task::JoinSet;
 
 const SHARDS: u16 = 4;
 
+trait Signals: IntersectionStore + JunctionStore + PlanReader + DecisionLog {}
+impl<S: IntersectionStore + JunctionStore + PlanReader + DecisionLog> Signals for S {}
+
+trait Maintenance: AssetStore + ConditionStore + ConditionReader + AlertStore + AlertReader + AcknowledgementStore {}
+impl<S: AssetStore + ConditionStore + ConditionReader + AlertStore + AlertReader + AcknowledgementStore> Maintenance for S {}
+
 /// All ports in one, and the two that the suite only writes made visible.
-trait Twin: ReadingStream + IntersectionStore + JunctionStore + PlanReader + DecisionLog + Quarantine + Clone + 'static {
+trait Twin: ReadingStream + Signals + Maintenance + Quarantine + Clone + 'static {
     /// What the stream has of one key, in order.
     fn records_of(&self, key: &str) -> Vec<Vec<u8>>;
 
@@ -107,6 +118,18 @@ contract! {
     appended_records_of_a_key_keep_their_order
     an_append_takes_as_much_as_the_contract_says
     a_record_that_is_too_large_is_refused_alone
+    a_new_store_knows_no_asset
+    an_asset_is_written_only_over_the_expected_content
+    an_asset_is_read_as_it_was_written
+    a_condition_is_written_only_over_the_version_before_it
+    a_condition_is_read_as_it_was_written
+    of_writers_that_race_for_one_condition_exactly_one_wins
+    detectors_are_listed_with_their_intersection
+    an_alert_of_the_same_id_is_replaced
+    an_alert_is_read_as_it_was_written
+    alerts_read_page_by_page_are_all_oldest_first
+    the_first_acknowledgement_of_the_latest_occurrence_stays
+    acknowledgements_are_found_by_their_alerts
 }
 
 fn id(text: &str) -> IntersectionId {
@@ -286,7 +309,8 @@ async fn walk<T>(after: Option<&str>, limit: usize, page: impl AsyncFn(Option<&s
     loop {
         let Page { items, next } = page(after.as_deref(), limit).await.unwrap();
         assert!(items.len() <= limit, "{} entries on a page of {limit}", items.len());
-        assert!(next.is_none() || next > after, "{next:?} leads back");
+        let (place, before) = (next.as_deref().map(sort_key), after.as_deref().map(sort_key));
+        assert!(place.is_none() || place > before, "{next:?} leads back");
         all.extend(items);
         if next.is_none() {
             return all;
@@ -416,4 +440,234 @@ async fn a_record_that_is_too_large_is_refused_alone(twin: &impl Twin) {
     assert_eq!(answers.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false, true]);
     assert!(answers.iter().filter_map(|answer| answer.as_ref().err()).all(|error| !error.retry()), "{answers:?}");
     assert_eq!((twin.records_of("J1"), twin.records_of("J2")), (vec![vec![1]], vec![vec![3]]));
+}
+
+fn asset_id(text: &str) -> AssetId {
+    AssetId::try_from(text).unwrap()
+}
+
+fn asset(id: &str, name: &str) -> Asset {
+    Asset { name: name.into(), ..Asset::unregistered(asset_id(id), AssetKind::try_from(DETECTOR).unwrap()) }
+}
+
+/// A number that has no short decimal form.
+fn third(n: i32) -> f64 {
+    f64::from(n) / 3.0
+}
+
+fn health(id: &str) -> AssetHealth {
+    AssetHealth {
+        asset_id: asset_id(id),
+        kind: AssetKind::try_from("vehicle_engine").unwrap(),
+        as_of: at(5).plus_millis(1),
+        state: HealthState::Alert,
+        health_index: Some(62),
+        remaining_useful_life: Some(RemainingUsefulLife {
+            unit: "cycles".into(),
+            p05: third(64),
+            p50: third(100),
+            p95: third(200),
+            coverage_target: 0.9,
+        }),
+        reasons: vec![HealthReason { indicator: "s11".into(), contribution: -third(50), text: "Sensor s11 – too high.".into() }],
+        fault: Some(Fault::EndOfLife),
+        model: Some(ModelVersion { name: "vehicle_engine".into(), version: "0123".into() }),
+    }
+}
+
+fn condition(key: &str, version: u64) -> ConditionRow {
+    let n: i64 = version.try_into().unwrap();
+    let condition = Condition { key: key.into(), as_of: at(n), received_at: at(n + 2).plus_millis(1), health: vec![health(key)] };
+    ConditionRow { version, condition, state: vec![0, 255, version.try_into().unwrap()] }
+}
+
+fn alert(asset: &str, raised_at: Timestamp) -> Alert {
+    let asset_id = asset_id(asset);
+    Alert {
+        id: Alert::id_of(&asset_id, Fault::Undercount, raised_at),
+        asset_id,
+        kind: AssetKind::try_from(DETECTOR).unwrap(),
+        fault: Fault::Undercount,
+        urgency: Urgency::NextVisit,
+        raised_at,
+        last_raised_at: raised_at.plus_millis(1),
+        cleared_at: None,
+        occurrences: 1,
+        text: "It misses vehicles.".into(),
+        evidence: [("ratio".to_owned(), third(1)), ("hours".to_owned(), 6.0)].into(),
+        recommended_action: "Check its sensitivity.".into(),
+    }
+}
+
+fn acknowledgement(by: &str, occurrence: u32) -> Acknowledgement {
+    Acknowledgement { by: by.into(), note: Some("Wir wissen – schon.".into()), at: at(9).plus_millis(1), occurrence }
+}
+
+async fn a_new_store_knows_no_asset(twin: &impl Twin) {
+    let unknown = alert("J1/n_0", at(0)).id;
+    assert_eq!(twin.asset(&asset_id("J1/n_0")).await, Ok(None));
+    assert_eq!(twin.assets(None, 1).await, Ok(Page { items: vec![], next: None }));
+    assert_eq!(twin.load_condition("J1").await, Ok(None));
+    assert_eq!(twin.condition("J1").await, Ok(None));
+    assert_eq!(twin.conditions(Some("J0"), 1).await, Ok(Page { items: vec![], next: None }));
+    assert_eq!(twin.alert(&unknown).await, Ok(None));
+    assert_eq!(twin.alerts(None, 1).await, Ok(Page { items: vec![], next: None }));
+    assert_eq!(twin.acknowledgements(&[unknown]).await, Ok([].into()));
+}
+
+async fn an_asset_is_written_only_over_the_expected_content(twin: &impl Twin) {
+    let [first, second, third] = ["first", "second", "third"].map(|name| asset("J1/n_0", name));
+    let stored = async || twin.asset(&asset_id("J1/n_0")).await.unwrap();
+
+    assert_eq!(twin.put_asset(Some(&first.etag()), &first).await, Err(WriteError::Conflict));
+    assert_eq!(stored().await, None);
+    assert_eq!(twin.put_asset(None, &first).await, Ok(()));
+    for expected in [None, Some(&second.etag()), Some(&third.etag())] {
+        assert_eq!(twin.put_asset(expected, &second).await, Err(WriteError::Conflict), "{expected:?}");
+    }
+    assert_eq!(stored().await.as_ref(), Some(&first));
+    assert_eq!(twin.put_asset(Some(&first.etag()), &second).await, Ok(()));
+    assert_eq!(stored().await.as_ref(), Some(&second));
+    assert_eq!(twin.put_asset(Some(&first.etag()), &third).await, Err(WriteError::Conflict));
+    assert_eq!(twin.asset(&asset_id("J1")).await, Ok(None), "the intersection is not its detector");
+}
+
+async fn an_asset_is_read_as_it_was_written(twin: &impl Twin) {
+    let written = Asset {
+        location: Some(Location { lat: third(150), lon: -third(20) }),
+        installed_at: Some(at(0).plus_millis(1)),
+        ..asset("truck-17", "Wagen 17 – grün")
+    };
+    twin.put_asset(None, &written).await.unwrap();
+    let read = twin.asset(&written.id).await.unwrap().unwrap();
+    assert_eq!((read.etag(), &read), (written.etag(), &written));
+    assert_eq!(twin.assets(None, 9).await, Ok(Page { items: vec![written], next: None }));
+}
+
+async fn a_condition_is_written_only_over_the_version_before_it(twin: &impl Twin) {
+    for version in [0, 2] {
+        assert_eq!(twin.save_condition(&condition("J1", version)).await, Err(WriteError::Conflict), "{version} over nothing");
+    }
+    assert_eq!(twin.load_condition("J1").await, Ok(None));
+    twin.save_condition(&condition("J2", 1)).await.unwrap();
+    for stored in 1..4 {
+        assert_eq!(twin.save_condition(&condition("J1", stored)).await, Ok(()));
+        for version in (0..6).filter(|version| *version != stored + 1) {
+            assert_eq!(twin.save_condition(&condition("J1", version)).await, Err(WriteError::Conflict), "{version} over {stored}");
+        }
+        assert_eq!(twin.load_condition("J1").await, Ok(Some(condition("J1", stored))));
+    }
+    assert_eq!(twin.load_condition("J2").await, Ok(Some(condition("J2", 1))));
+}
+
+async fn a_condition_is_read_as_it_was_written(twin: &impl Twin) {
+    let mut row = condition("J1", 1);
+    let bare = AssetHealth {
+        state: HealthState::Unknown,
+        health_index: None,
+        remaining_useful_life: None,
+        reasons: vec![],
+        fault: None,
+        model: None,
+        ..health("J1/n_1")
+    };
+    row.condition.health = vec![health("J1/n_0"), bare];
+    twin.save_condition(&row).await.unwrap();
+    assert_eq!(twin.load_condition("J1").await.unwrap().as_ref(), Some(&row));
+    assert_eq!(twin.condition("J1").await.unwrap().as_ref(), Some(&row.condition));
+    assert_eq!(twin.conditions(None, 9).await, Ok(Page { items: vec![row.condition], next: None }));
+    assert_eq!(twin.condition("J").await, Ok(None));
+    assert_eq!(twin.condition("J1/n_0").await, Ok(None), "the intersection is not its detector");
+}
+
+async fn of_writers_that_race_for_one_condition_exactly_one_wins(twin: &impl Twin) {
+    let mut writers = JoinSet::new();
+    for writer in 0..8 {
+        let (twin, row) = (twin.clone(), ConditionRow { state: vec![writer], ..condition("J1", 1) });
+        writers.spawn(async move { twin.save_condition(&row).await.map(|()| row) });
+    }
+    let won: Vec<_> = writers.join_all().await.into_iter().filter_map(Result::ok).collect();
+    assert_eq!(won.len(), 1);
+    assert_eq!(twin.load_condition("J1").await.unwrap().as_ref(), won.first());
+}
+
+async fn detectors_are_listed_with_their_intersection(twin: &impl Twin) {
+    let sorted = ["J", "J1", "J1/a", "J1/a#", "J1/z", "J1#", "J1#/a", "J1-b/a", "J1.c", "J10", "j1/a"];
+    for text in ["J1-b/a", "J1", "J10", "J1/z", "J1#", "J", "J1/a", "J1#/a", "J1/a#", "j1/a", "J1.c"] {
+        twin.put_asset(None, &asset(text, "x")).await.unwrap();
+        twin.save_condition(&condition(text, 1)).await.unwrap();
+    }
+    // What is not stored may be gone on from, too.
+    for (start, after) in
+        [(0, None), (0, Some("9")), (2, Some("J1")), (5, Some("J1/z")), (5, Some("J1/zz")), (7, Some("J1#/a")), (11, Some("zz"))]
+    {
+        for limit in (1..=sorted.len() + 1).chain([500]) {
+            let assets = walk(after, limit, async |after, limit| twin.assets(after.map(asset_id).as_ref(), limit).await).await;
+            assert_eq!(assets.iter().map(|asset| asset.id.as_str()).collect::<Vec<_>>(), sorted[start..], "after {after:?}, limit {limit}");
+            let found = walk(after, limit, async |after, limit| twin.conditions(after, limit).await).await;
+            assert_eq!(found.iter().map(|found| found.key.as_str()).collect::<Vec<_>>(), sorted[start..], "after {after:?}, limit {limit}");
+        }
+    }
+}
+
+async fn an_alert_of_the_same_id_is_replaced(twin: &impl Twin) {
+    let open = alert("J1/n_0", at(1));
+    let cleared = Alert { cleared_at: Some(at(60)), occurrences: 2, ..open.clone() };
+    let other = alert("J1/n_1", at(1));
+    twin.put_alerts(&[]).await.unwrap();
+    twin.put_alerts(&[open.clone(), other.clone()]).await.unwrap();
+    assert_eq!(twin.alert(&open.id).await, Ok(Some(open.clone())));
+    for _ in 0..2 {
+        twin.put_alerts(&[open.clone(), cleared.clone()]).await.unwrap();
+        assert_eq!(twin.alert(&open.id).await, Ok(Some(cleared.clone())), "the last one of a call stays");
+    }
+    assert_eq!(twin.alert(&other.id).await, Ok(Some(other)));
+    assert_eq!(twin.alerts(None, 9).await.unwrap().items.len(), 2);
+}
+
+async fn an_alert_is_read_as_it_was_written(twin: &impl Twin) {
+    let written = Alert { cleared_at: Some(at(60).plus_millis(1)), ..alert("J1/n_0", at(1).plus_millis(1)) };
+    twin.put_alerts(std::slice::from_ref(&written)).await.unwrap();
+    assert_eq!(twin.alert(&written.id).await.unwrap().as_ref(), Some(&written));
+    assert_eq!(twin.alerts(None, 1).await, Ok(Page { items: vec![written], next: None }));
+}
+
+async fn alerts_read_page_by_page_are_all_oldest_first(twin: &impl Twin) {
+    let mut alerts: Vec<_> = (0..60).map(|n| alert(&format!("J{}/n_{n}", n % 7), at(n / 2).plus_millis(n % 2))).collect();
+    alerts.sort_by(|a, b| a.id.cmp(&b.id));
+    let shuffled: Vec<_> = (0..60).map(|n| alerts[n * 37 % 60].clone()).collect();
+    twin.put_alerts(&shuffled).await.unwrap();
+    for limit in [1, 7, 59, 60, 61, 500] {
+        for (start, after) in [(0, None), (0, Some("2000")), (31, Some(alerts[30].id.as_str())), (60, Some(alerts[59].id.as_str()))] {
+            let found = walk(after, limit, async |after, limit| twin.alerts(after, limit).await).await;
+            assert_eq!(found, alerts[start..], "after {after:?}, limit {limit}");
+            assert!(found.is_sorted_by_key(|alert| alert.raised_at));
+        }
+    }
+}
+
+async fn the_first_acknowledgement_of_the_latest_occurrence_stays(twin: &impl Twin) {
+    let id = alert("J1/n_0", at(0)).id;
+    for (said, stays) in [
+        (acknowledgement("Ada", 2), acknowledgement("Ada", 2)),
+        (acknowledgement("Bo", 2), acknowledgement("Ada", 2)),
+        (acknowledgement("Bo", 1), acknowledgement("Ada", 2)),
+        (Acknowledgement { note: None, ..acknowledgement("Bo", 3) }, Acknowledgement { note: None, ..acknowledgement("Bo", 3) }),
+    ] {
+        assert_eq!(twin.acknowledge(&id, &said).await.as_ref(), Ok(&stays));
+        assert_eq!(twin.acknowledgements(std::slice::from_ref(&id)).await, Ok([(id.clone(), stays)].into()));
+    }
+}
+
+async fn acknowledgements_are_found_by_their_alerts(twin: &impl Twin) {
+    let ids: Vec<AlertId> = (0..500).map(|n| alert("J1/n_0", at(n)).id).collect();
+    for id in ids.iter().step_by(5) {
+        twin.acknowledge(id, &acknowledgement(id.as_str(), 1)).await.unwrap();
+    }
+    let found = twin.acknowledgements(&ids).await.unwrap();
+    assert_eq!(found.len(), 100);
+    assert!(found.iter().all(|(id, known)| known.by == id.as_str()));
+    assert_eq!(twin.acknowledgements(&[]).await, Ok([].into()));
+    let twice = [ids[0].clone(), ids[0].clone(), ids[1].clone()];
+    assert_eq!(twin.acknowledgements(&twice).await.unwrap().len(), 1);
 }

@@ -5,13 +5,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use greenwave::mapping::Settings;
-use greenwave::serve::signal_adjustment_settings;
+use greenwave::serve::{maintenance_prediction_settings, signal_adjustment_settings};
 use serde_yaml_ng::Value;
 
 const TEMPLATE: &str = include_str!("../../template.yaml");
 const OPENAPI: &str = include_str!("../../openapi.yaml");
 const METHODS: [&str; 8] = ["get", "put", "post", "delete", "patch", "head", "options", "trace"];
+const SWEEP: &str = include_str!("../../events/maintenance-prediction/sweep.json");
 const FUNCTION: &str = "AWS::Serverless::Function";
+const TABLE: &str = "AWS::DynamoDB::Table";
+/// Functions behind the stream.
+const PROCESSORS: [&str; 2] = ["SignalAdjustment", "MaintenancePrediction"];
 
 /// A document in which short forms such as `!Ref` are replaced by their argument.
 fn load(text: &str) -> Value {
@@ -89,27 +93,121 @@ fn every_route_says_who_may_call_it_and_only_health_and_the_description_are_open
 }
 
 #[test]
-fn the_mapping_isolates_what_fails_gives_up_at_last_and_keeps_what_it_gave_up() {
+fn each_mapping_isolates_what_fails_gives_up_at_last_and_keeps_what_it_gave_up() {
     let template = load(TEMPLATE);
-    let mapping = event(&template, "SignalAdjustment", "Kinesis");
-    let settings: Settings = serde_yaml_ng::from_value(mapping.clone()).unwrap();
-    assert!(settings.report_batch_item_failures && settings.bisect_batch_on_function_error, "{settings:?}");
-    assert!((0..=100).contains(&settings.maximum_retry_attempts), "{settings:?}");
-    assert!((60..=86_400).contains(&settings.maximum_record_age_in_seconds), "{settings:?}");
-    assert_eq!(mapping["StartingPosition"], *"TRIM_HORIZON");
+    for function in PROCESSORS {
+        let mapping = event(&template, function, "Kinesis");
+        let settings: Settings = serde_yaml_ng::from_value(mapping.clone()).unwrap();
+        assert!(settings.report_batch_item_failures && settings.bisect_batch_on_function_error, "{settings:?}");
+        assert!((0..=100).contains(&settings.maximum_retry_attempts), "{settings:?}");
+        assert!((60..=86_400).contains(&settings.maximum_record_age_in_seconds), "{settings:?}");
+        assert_eq!(mapping["StartingPosition"], *"TRIM_HORIZON");
 
-    let on_failure = &mapping["DestinationConfig"]["OnFailure"];
-    let (resource, _) = on_failure["Destination"].as_str().unwrap().split_once('.').unwrap();
-    let kinds = BTreeMap::from([("SQS", "AWS::SQS::Queue"), ("SNS", "AWS::SNS::Topic"), ("S3", "AWS::S3::Bucket")]);
-    assert_eq!(template["Resources"][resource]["Type"], *kinds[on_failure["Type"].as_str().unwrap()], "{on_failure:?}");
+        let on_failure = &mapping["DestinationConfig"]["OnFailure"];
+        let (resource, _) = on_failure["Destination"].as_str().unwrap().split_once('.').unwrap();
+        let kinds = BTreeMap::from([("SQS", "AWS::SQS::Queue"), ("SNS", "AWS::SNS::Topic"), ("S3", "AWS::S3::Bucket")]);
+        assert_eq!(template["Resources"][resource]["Type"], *kinds[on_failure["Type"].as_str().unwrap()], "{on_failure:?}");
+    }
 }
 
 #[test]
-fn the_local_host_delivers_as_the_deployed_mapping_does() {
-    let deployed: Settings = serde_yaml_ng::from_value(event(&load(TEMPLATE), "SignalAdjustment", "Kinesis").clone()).unwrap();
+fn every_function_behind_the_stream_is_a_processor_of_these_tests() {
+    let template = load(TEMPLATE);
+    let on_stream = |function: &Value| fields(&function["Properties"]["Events"]).any(|(_, event)| event["Type"] == *"Kinesis");
+    let found = resources_of(&template, FUNCTION).into_iter().filter(|(_, function)| on_stream(function)).map(|(name, _)| name);
+    assert_eq!(found.collect::<BTreeSet<_>>(), PROCESSORS.into());
+}
+
+#[test]
+fn the_local_host_delivers_as_the_deployed_mappings_do() {
+    let template = load(TEMPLATE);
+    let deployed = |function| serde_yaml_ng::from_value::<Settings>(event(&template, function, "Kinesis").clone()).unwrap();
     // A laptop may have been closed over the weekend: there no record gets too old.
-    let expected = Settings { maximum_record_age_in_seconds: -1, ..deployed };
+    let expected = Settings { maximum_record_age_in_seconds: -1, ..deployed("SignalAdjustment") };
     assert_eq!(signal_adjustment_settings(), expected);
+    // Nor is a write so dear that it waits for a fuller batch.
+    let expected =
+        Settings { maximum_record_age_in_seconds: -1, maximum_batching_window_in_seconds: 0, ..deployed("MaintenancePrediction") };
+    assert_eq!(maintenance_prediction_settings(), expected);
+}
+
+#[test]
+fn the_schedule_asks_for_a_sweep_as_the_sample_event_does() {
+    let template = load(TEMPLATE);
+    let schedule = event(&template, "MaintenancePrediction", "Schedule");
+    let input: serde_json::Value = serde_json::from_str(schedule["Input"].as_str().unwrap()).unwrap();
+    assert_eq!(input, serde_json::from_str::<serde_json::Value>(SWEEP).unwrap());
+}
+
+/// What a function may do: actions, each with the resource it is for. A statement may depend on a condition.
+fn grants(template: &Value, function: &Value) -> Vec<(String, String)> {
+    let (role, _) = function["Properties"]["Role"].as_str().unwrap().split_once('.').unwrap();
+    let policies = template["Resources"][role]["Properties"]["Policies"].as_sequence().unwrap();
+    let statements = policies.iter().flat_map(|policy| policy["PolicyDocument"]["Statement"].as_sequence().unwrap());
+    let texts = |value: &Value| -> Vec<String> {
+        let all = value.as_sequence().cloned().unwrap_or_else(|| vec![value.clone()]);
+        all.iter().map(|text| text.as_str().unwrap_or_else(|| panic!("{role}: {text:?}")).to_owned()).collect()
+    };
+    let mut grants = Vec::new();
+    for statement in statements.map(|statement| statement.get(1).unwrap_or(statement)) {
+        assert_eq!(statement["Effect"], *"Allow", "{role}");
+        for resource in texts(&statement["Resource"]) {
+            grants.extend(texts(&statement["Action"]).into_iter().map(|action| (action, resource.clone())));
+        }
+    }
+    grants
+}
+
+/// The resource of this template that a text such as `Junctions.Arn` or `${Junctions.Arn}/index/ids` is about.
+fn resource_in(text: &str) -> &str {
+    let name = text.strip_prefix("${").unwrap_or(text);
+    name.split(['.', '}']).next().unwrap()
+}
+
+#[test]
+fn every_table_has_exactly_one_writer_the_one_that_its_comment_names() {
+    let template = load(TEMPLATE);
+    let writes = |action: &str| ["PutItem", "UpdateItem", "DeleteItem", "BatchWriteItem"].iter().any(|write| action.ends_with(write));
+    for table in resources_of(&template, TABLE).into_keys() {
+        let may_write =
+            |function: &Value| grants(&template, function).iter().any(|(action, of)| writes(action) && resource_in(of) == table);
+        let functions = resources_of(&template, FUNCTION);
+        let writers: Vec<_> = functions.values().filter(|function| may_write(function)).collect();
+        assert_eq!(writers.len(), 1, "{table}");
+        let writer = writers[0]["Metadata"]["BuildProperties"]["Binary"].as_str().unwrap();
+        let (before, _) = TEMPLATE.split_once(&format!("\n  {table}:\n    Type: {TABLE}")).unwrap();
+        let comment = before.lines().next_back().unwrap();
+        assert!(comment.contains(&format!("Written by {writer}.")), "{table}: {comment}");
+    }
+}
+
+#[test]
+fn a_function_may_touch_what_its_environment_names_and_nothing_else() {
+    let template = load(TEMPLATE);
+    let kinds = [TABLE, "AWS::S3::Bucket", "AWS::Events::EventBus", "AWS::Kinesis::Stream"];
+    let is_kept = |name: &str| kinds.iter().any(|kind| template["Resources"][name]["Type"] == **kind);
+    for (name, function) in resources_of(&template, FUNCTION) {
+        let variables = fields(&function["Properties"]["Environment"]["Variables"]).filter_map(|(_, value)| value.as_str());
+        let named: BTreeSet<_> = variables.filter(|value| is_kept(value)).map(str::to_owned).collect();
+        let granted = grants(&template, function);
+        let mut touched: BTreeSet<_> = granted.iter().map(|(_, of)| resource_in(of)).filter(|of| is_kept(of)).map(str::to_owned).collect();
+        if PROCESSORS.contains(&name) {
+            // The mapping reads it for the function.
+            assert!(touched.remove("ReadingStream"), "{name}");
+        }
+        assert_eq!(touched, named, "{name}");
+    }
+}
+
+#[test]
+fn what_cannot_be_made_anew_outlives_the_stack() {
+    let template = load(TEMPLATE);
+    for (name, table) in resources_of(&template, TABLE) {
+        let expected = if name == "Junctions" { "Delete" } else { "Retain" };
+        assert_eq!((&table["DeletionPolicy"], &table["UpdateReplacePolicy"]), (&expected.into(), &expected.into()), "{name}");
+        assert_eq!(table["Properties"]["PointInTimeRecoverySpecification"]["PointInTimeRecoveryEnabled"], true, "{name}");
+        assert_eq!(table["Properties"]["SSESpecification"]["SSEEnabled"], true, "{name}");
+    }
 }
 
 #[test]
@@ -122,18 +220,8 @@ fn each_function_has_a_role_of_its_own_that_names_what_it_may_touch() {
         assert!(roles.insert(role.to_owned()), "{name} shares {role}");
         let properties = &template["Resources"][role]["Properties"];
         assert!(properties.get("ManagedPolicyArns").is_none(), "{role}: managed policies grant more than is named here");
-        let policies = properties["Policies"].as_sequence().unwrap_or_else(|| panic!("{role} has no policy"));
-        for statement in policies.iter().flat_map(|policy| policy["PolicyDocument"]["Statement"].as_sequence().unwrap()) {
-            assert_eq!(statement["Effect"], *"Allow", "{role}");
-            for field in ["Action", "Resource"] {
-                let names = match &statement[field] {
-                    Value::Sequence(names) => names.clone(),
-                    one => vec![one.clone()],
-                };
-                for name in names.iter().map(|name| name.as_str().unwrap_or_else(|| panic!("{role}: {field} {name:?}"))) {
-                    assert!(name != "*" && !name.ends_with(":*"), "{role}: {field} {name}");
-                }
-            }
+        for text in grants(&template, function).into_iter().flat_map(|(action, resource)| [action, resource]) {
+            assert!(text != "*" && !text.ends_with(":*"), "{role}: {text}");
         }
     }
     let all: BTreeSet<_> = resources_of(&template, "AWS::IAM::Role").into_keys().map(str::to_owned).collect();

@@ -31,6 +31,8 @@ pub enum Change {
 pub struct Transition {
     /// The asset.
     pub asset_id: AssetId,
+    /// What the asset is.
+    pub kind: AssetKind,
     /// What is wrong, or was.
     pub fault: Fault,
     /// Event time.
@@ -47,7 +49,7 @@ pub struct Transition {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Advisory {
     episodes: Vec<Episode>,
-    unpublished: Vec<(AlertChange, Episode)>,
+    untold: Vec<(AlertChange, Episode)>,
 }
 
 /// An alert in short.
@@ -65,9 +67,9 @@ struct Episode {
 }
 
 impl Advisory {
-    /// Takes up a change of an asset of this kind.
-    pub fn apply(&mut self, kind: &AssetKind, transition: Transition) {
-        let Transition { asset_id, fault, at, change, evidence, text } = transition;
+    /// Takes up a change.
+    pub fn apply(&mut self, transition: Transition) {
+        let Transition { asset_id, kind, fault, at, change, evidence, text } = transition;
         let at = at.as_millis();
         self.episodes.retain(|episode| episode.cleared_at.is_none_or(|cleared| at - cleared < COMES_BACK_WITHIN_MS));
         let known = self.episodes.iter_mut().find(|episode| episode.asset_id == asset_id && episode.fault == fault);
@@ -79,7 +81,6 @@ impl Advisory {
                 (AlertChange::Raised, episode.clone())
             }
             (Change::Raised, None) => {
-                let kind = kind.clone();
                 let episode =
                     Episode { asset_id, kind, fault, raised_at: at, last_raised_at: at, cleared_at: None, occurrences: 1, evidence, text };
                 self.episodes.push(episode.clone());
@@ -92,14 +93,22 @@ impl Advisory {
             // It is open already, or was never raised: nothing changes.
             (Change::Raised, Some(_)) | (Change::Cleared, _) => return,
         };
-        self.unpublished.push((change, episode));
+        self.untold.push((change, episode));
+    }
+
+    /// Clears every open alert of such kinds: nothing is known of their faults any more.
+    pub fn clear_all(&mut self, at: Timestamp, of: impl Fn(&AssetKind) -> bool) {
+        let open: Vec<_> = self.episodes.iter().filter(|episode| episode.cleared_at.is_none() && of(&episode.kind)).cloned().collect();
+        for Episode { asset_id, kind, fault, .. } in open {
+            self.apply(Transition { asset_id, kind, fault, at, change: Change::Cleared, evidence: vec![], text: String::new() });
+        }
     }
 
     /// What has yet to be told: alerts as they are now, and the events on the way there.
-    pub fn unpublished(&self) -> (Vec<Alert>, Vec<CloudEvent>) {
+    pub fn untold(&self) -> (Vec<Alert>, Vec<CloudEvent>) {
         let mut alerts: Vec<Alert> = Vec::new();
         let mut events = Vec::new();
-        for (change, episode) in &self.unpublished {
+        for (change, episode) in &self.untold {
             let alert = episode.alert();
             events.push(CloudEvent::new(*change, &alert, None));
             match alerts.iter_mut().find(|known| known.id == alert.id) {
@@ -111,13 +120,13 @@ impl Advisory {
     }
 
     /// Whether something has yet to be told.
-    pub fn is_published(&self) -> bool {
-        self.unpublished.is_empty()
+    pub fn is_told(&self) -> bool {
+        self.untold.is_empty()
     }
 
     /// Everything is told.
-    pub fn published(&mut self) {
-        self.unpublished.clear();
+    pub fn told(&mut self) {
+        self.untold.clear();
     }
 }
 
@@ -169,6 +178,7 @@ mod tests {
     fn transition(change: Change, hours: i64) -> Transition {
         Transition {
             asset_id: AssetId::try_from("J1/n_0").unwrap(),
+            kind: AssetKind::try_from("detector").unwrap(),
             fault: Fault::NoData,
             at: Timestamp::from_millis(hours * HOUR_MS),
             change,
@@ -178,9 +188,9 @@ mod tests {
     }
 
     fn told(advisory: &mut Advisory, change: Change, hours: i64) -> Vec<(String, u32, bool)> {
-        advisory.apply(&AssetKind::try_from("detector").unwrap(), transition(change, hours));
-        let (alerts, _) = advisory.unpublished();
-        advisory.published();
+        advisory.apply(transition(change, hours));
+        let (alerts, _) = advisory.untold();
+        advisory.told();
         alerts.iter().map(|alert| (alert.id.to_string(), alert.occurrences, alert.cleared_at.is_some())).collect()
     }
 
@@ -212,10 +222,9 @@ mod tests {
     #[test]
     fn what_happened_in_one_go_is_told_in_order_and_stored_once() {
         let mut advisory = Advisory::default();
-        let kind = AssetKind::try_from("detector").unwrap();
-        advisory.apply(&kind, transition(Change::Raised, 1));
-        advisory.apply(&kind, transition(Change::Cleared, 2));
-        let (alerts, events) = advisory.unpublished();
+        advisory.apply(transition(Change::Raised, 1));
+        advisory.apply(transition(Change::Cleared, 2));
+        let (alerts, events) = advisory.untold();
         assert_eq!(alerts.len(), 1);
         assert!(alerts[0].cleared_at.is_some());
         let types: Vec<_> = events.iter().map(|event| event.r#type).collect();

@@ -1,9 +1,45 @@
 //! From sensor readings to condition, remaining life and alerts, in the blocks of ISO 13374.
 //!
 //! `detector` knows the detectors of an intersection, `machine` everything that sends telemetry; both turn readings into
-//! indicators, states and health. `advisory` turns their faults into alerts, `workflow` reads and writes. Without features
-//! all of it is pure.
+//! indicators, states and health. `advisory` turns their faults into alerts, `state` holds what lies between two batches,
+//! `workflow` reads and writes. Without features all of it is pure.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a failing test may panic"))]
 
 pub mod advisory;
+pub mod detector;
+pub mod machine;
+pub mod state;
+pub mod workflow;
+
+#[cfg(feature = "stream")]
+mod stream {
+    use aws_lambda_events::event::kinesis::KinesisEvent;
+    use aws_lambda_events::event::streams::KinesisEventResponse;
+    use shared::ports::{AlertStore, Clock, ConditionReader, ConditionStore, EventBus, IntersectionStore, ModelSource, Quarantine};
+
+    use crate::workflow::Workflow;
+
+    /// Name of this function in logs and in the quarantine.
+    pub const FUNCTION: &str = "maintenance-prediction";
+
+    /// Handles one Kinesis batch; answers which records have to come again.
+    pub async fn handle<S, B, M, C, Q>(event: KinesisEvent, workflow: &Workflow<S, B, M, C>, quarantine: &Q) -> KinesisEventResponse
+    where
+        S: ConditionStore + ConditionReader + AlertStore + IntersectionStore,
+        B: EventBus,
+        M: ModelSource,
+        C: Clock + Clone + 'static,
+        Q: Quarantine,
+    {
+        shared::batch::process(event, FUNCTION, quarantine, async |key: String, records| {
+            let tally = workflow.handle(&key, &records).await?;
+            tracing::debug!(key, ?tally, "readings folded");
+            Ok::<_, crate::workflow::WorkflowError>(())
+        })
+        .await
+    }
+}
+
+#[cfg(feature = "stream")]
+pub use stream::{FUNCTION, handle};

@@ -1,12 +1,19 @@
 //! Query parameters of lists.
 
-use shared::ids::IntersectionId;
+use shared::alert::AlertStatus;
+use shared::asset::{Fault, HealthState};
+use shared::ids::{IntersectionId, InvalidId};
 use shared::units::Timestamp;
+
+use crate::{alerts, assets};
 
 /// Entries on a page unless the client says otherwise.
 const LIMIT_DEFAULT: usize = 100;
 /// Most entries on a page.
 const LIMIT_MAX: usize = 500;
+
+const STATES: &[(&str, HealthState)] =
+    &[("normal", HealthState::Normal), ("alert", HealthState::Alert), ("alarm", HealthState::Alarm), ("unknown", HealthState::Unknown)];
 
 /// A parameter is malformed or out of range.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -56,12 +63,9 @@ impl Query {
     /// The id after which the page begins.
     ///
     /// # Errors
-    /// [`InvalidParameter`] if it is no cursor of a list of intersections.
-    pub fn after_id(&self) -> Result<Option<String>, InvalidParameter> {
-        let Some(cursor) = self.cursor()? else { return Ok(None) };
-        let id = cursor.replace('~', "#");
-        IntersectionId::try_from(id.as_str()).map_err(|_| foreign_cursor())?;
-        Ok(Some(id))
+    /// [`InvalidParameter`] if it is no cursor of a list of such ids.
+    pub fn after_id<T: for<'a> TryFrom<&'a str>>(&self) -> Result<Option<T>, InvalidParameter> {
+        self.cursor()?.map(|cursor| T::try_from(&cursor.replace('~', "#")).map_err(|_| foreign_cursor())).transpose()
     }
 
     /// The time after which the page begins.
@@ -87,6 +91,35 @@ impl Query {
             return Ok(prefix);
         }
         Err(InvalidParameter::new("prefix", "must be the beginning of an intersection id"))
+    }
+
+    /// Which assets the page shows.
+    ///
+    /// # Errors
+    /// [`InvalidParameter`] if no asset can be of that kind or in that state.
+    pub fn assets(&self) -> Result<assets::Filter, InvalidParameter> {
+        Ok(assets::Filter { kind: self.id("kind")?, state: self.word("state", STATES)? })
+    }
+
+    /// Which alerts the page shows.
+    ///
+    /// # Errors
+    /// [`InvalidParameter`] if no alert can be like that.
+    pub fn alerts(&self) -> Result<alerts::Filter, InvalidParameter> {
+        let status = self.word("status", AlertStatus::NAMES)?;
+        let fault = self.word("fault", Fault::NAMES)?;
+        Ok(alerts::Filter { status, asset_id: self.id("asset_id")?, kind: self.id("kind")?, fault })
+    }
+
+    fn id<T: for<'a> TryFrom<&'a str, Error = InvalidId>>(&self, name: &'static str) -> Result<Option<T>, InvalidParameter> {
+        self.get(name)?.map(|text| T::try_from(text).map_err(|e| InvalidParameter::new(name, e.to_string()))).transpose()
+    }
+
+    fn word<T: Copy>(&self, name: &'static str, words: &[(&str, T)]) -> Result<Option<T>, InvalidParameter> {
+        let Some(text) = self.get(name)? else { return Ok(None) };
+        let meaning = words.iter().find(|(word, _)| *word == text).map(|(_, meaning)| *meaning);
+        let names = || words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ");
+        meaning.map(Some).ok_or_else(|| InvalidParameter::new(name, format!("must be one of {}", names())))
     }
 
     /// The times from which (inclusive) and to which (exclusive) the page reaches.

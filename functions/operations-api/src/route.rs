@@ -1,28 +1,34 @@
 //! Between HTTP and the workflows.
 
+mod alerts;
+mod assets;
+mod intersections;
+mod predictions;
+
 use std::fmt::Display;
 
-use axum::body::Bytes;
-use axum::extract::{FromRequestParts, Path, Query as Parameters, Request, State};
-use axum::http::header::{CONTENT_TYPE, ETAG, HeaderName, IF_MATCH, IF_NONE_MATCH, LOCATION};
+use axum::body::Body;
+use axum::extract::{FromRequestParts, Path, Query as Parameters};
+use axum::http::header::{CONTENT_TYPE, ETAG, HeaderName, IF_MATCH, IF_NONE_MATCH};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use serde::Serialize;
+use serde_json::json;
 use serde_json::value::{RawValue, to_raw_value};
-use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use shared::http::{Problem, content_coding, read_body, require_json};
-use shared::ids::IntersectionId;
-use shared::intersection::{Intersection, InvalidDocument, LIMITS};
-use shared::ports::{DecisionLog, IntersectionStore, Page, PlanReader, PortError};
+use shared::ids::InvalidId;
+use shared::intersection::InvalidDocument;
+use shared::ports::{
+    AcknowledgementStore, AlertReader, AssetStore, Clock, ConditionReader, DecisionLog, EventBus, IntersectionStore, ModelSource,
+    PlanReader, PortError,
+};
+use shared::prognosis::Models;
 
-use crate::configuration::{self, Refusal, Written};
-use crate::plans::{self, Found};
 use crate::precondition::{Precondition, Tags};
-use crate::query::{InvalidParameter, Query, cursor_after};
+use crate::query::{InvalidParameter, Query};
 
 /// `openapi.yaml` as JSON, made by the build script.
 const OPENAPI: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/openapi.json"));
@@ -33,32 +39,41 @@ const JSON: &str = "application/json";
 const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// All stores that the routes read and write.
-pub trait Store: IntersectionStore + PlanReader + DecisionLog + Clone + 'static {}
-
-impl<S: IntersectionStore + PlanReader + DecisionLog + Clone + 'static> Store for S {}
-
-/// All routes; the composition root adds [`shared::http::complete`].
-pub fn router<S: Store>(store: S) -> Router {
-    let intersection = get(get_intersection::<S>).put(put_intersection::<S>).delete(delete_intersection::<S>);
-    Router::new()
-        .route("/v1/intersections", get(list_intersections::<S>))
-        .route("/v1/intersections/{id}", intersection)
-        .route("/v1/intersections/{id}/plan", get(get_plan::<S>))
-        .route("/v1/intersections/{id}/decisions", get(list_decisions::<S>))
-        .route("/v1/plans", get(list_plans::<S>))
-        .route("/v1/health", get(async || Json(json!({"status": "ok", "version": env!("CARGO_PKG_VERSION")}))))
-        .route("/openapi.json", get(async || ([(CONTENT_TYPE, JSON)], OPENAPI)))
-        .with_state(store)
+pub trait Store:
+    IntersectionStore + PlanReader + DecisionLog + AssetStore + ConditionReader + AlertReader + AcknowledgementStore + Clone + 'static
+{
 }
 
-/// The id of an intersection in the path.
-struct Id(IntersectionId);
+impl<S> Store for S where
+    S: IntersectionStore + PlanReader + DecisionLog + AssetStore + ConditionReader + AlertReader + AcknowledgementStore + Clone + 'static
+{
+}
 
-impl<S: Send + Sync> FromRequestParts<S> for Id {
+/// All routes; the composition root adds [`shared::http::complete`].
+pub fn router<S, C, B, M>(store: S, clock: C, bus: B, models: M) -> Router
+where
+    S: Store,
+    C: Clock + Clone + 'static,
+    B: EventBus + 'static,
+    M: ModelSource + 'static,
+{
+    Router::new()
+        .route("/v1/health", get(async || Json(json!({"status": "ok", "version": env!("CARGO_PKG_VERSION")}))))
+        .route("/openapi.json", get(async || ([(CONTENT_TYPE, JSON)], OPENAPI)))
+        .merge(intersections::router(store.clone()))
+        .merge(assets::router(store.clone()))
+        .merge(predictions::router(Models::new(models, clock.clone())))
+        .merge(alerts::router(store, clock, bus))
+}
+
+/// The id in the path: one segment, or two with a slash between.
+struct Id<T>(T);
+
+impl<S: Send + Sync, T: for<'a> TryFrom<&'a str, Error = InvalidId>> FromRequestParts<S> for Id<T> {
     type Rejection = Problem;
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let text = Path::<String>::from_request_parts(parts, state).await.map_or_else(|_| String::new(), |Path(text)| text);
-        let id = IntersectionId::try_from(text.as_str()).map_err(|e| InvalidParameter::new("id", e.to_string()))?;
+        let text = Path::<Vec<String>>::from_request_parts(parts, state).await.map_or_else(|_| String::new(), |Path(text)| text.join("/"));
+        let id = T::try_from(text.as_str()).map_err(|e| InvalidParameter::new("id", e.to_string()))?;
         Ok(Self(id))
     }
 }
@@ -72,87 +87,41 @@ impl<S: Send + Sync> FromRequestParts<S> for Query {
     }
 }
 
-async fn put_intersection<S: Store>(State(store): State<S>, Id(id): Id, request: Request) -> Result<Response, Problem> {
-    let (parts, body) = request.into_parts();
-    require_json(&parts.headers)?;
-    content_coding(&parts.headers, &[])?;
-    let precondition = precondition(&parts.headers)?;
-    let body = read_body(body, LIMITS.document_bytes, "configuration_too_large").await?;
-    let intersection = read_intersection(&body, &id)?;
-    let written = configuration::put(&store, &intersection, &precondition).await.map_err(|refusal| refused(&id, refusal))?;
-    let answer = tagged(&intersection.etag().to_string(), intersection.document().to_string().into());
-    Ok(match written {
-        Written::Created => {
-            let location = format!("/v1/intersections/{}", id.as_str().replace('#', "%23"));
-            (StatusCode::CREATED, [(LOCATION, location)], answer).into_response()
-        }
-        Written::Replaced | Written::Unchanged => answer,
-    })
+/// Reads a JSON body of at most `limit` bytes that is sent as it is.
+async fn read_text(headers: &HeaderMap, body: Body, limit: usize, too_large: &'static str) -> Result<String, Problem> {
+    require_json(headers)?;
+    content_coding(headers, &[])?;
+    text(read_body(body, limit, too_large).await?.into())
 }
 
-fn read_intersection(body: &[u8], id: &IntersectionId) -> Result<Intersection, Problem> {
-    let bad = |code, detail| Problem::new(StatusCode::BAD_REQUEST, code, detail);
-    let text = std::str::from_utf8(body).map_err(|e| bad("invalid_utf8", format!("Byte {} is not UTF-8.", e.valid_up_to())))?;
-    let intersection = Intersection::from_json(text).map_err(|error| match error {
+fn text(body: Vec<u8>) -> Result<String, Problem> {
+    String::from_utf8(body).map_err(|e| bad("invalid_utf8", format!("Byte {} is not UTF-8.", e.utf8_error().valid_up_to())))
+}
+
+fn refused_document(error: InvalidDocument, code: &'static str) -> Problem {
+    match error {
         InvalidDocument::NotJson(error) => bad("invalid_json", format!("The body is not JSON: {error}.")),
-        InvalidDocument::Faults(faults) => faults.into(),
-    })?;
-    if intersection.id() == id {
-        return Ok(intersection);
+        InvalidDocument::Faults(faults) => Problem::of_faults(code, &faults),
     }
-    let detail = format!("The path names {id}, the body {}.", intersection.id());
-    let fault = json!([{"pointer": "/id", "code": "id_mismatch", "message": format!("must be {id}")}]);
+}
+
+fn bad(code: &'static str, detail: String) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, code, detail)
+}
+
+/// Checks that a document is put where it says it belongs.
+fn require_same_id<T: PartialEq + Display>(path: &T, body: &T) -> Result<(), Problem> {
+    if path == body {
+        return Ok(());
+    }
+    let fault = json!([{"pointer": "/id", "code": "id_mismatch", "message": format!("must be {path}")}]);
+    let detail = format!("The path names {path}, the body {body}.");
     Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "id_mismatch", detail).with_errors(fault))
 }
 
-async fn get_intersection<S: Store>(State(store): State<S>, Id(id): Id, headers: HeaderMap) -> Result<Response, Problem> {
-    let known = tags(&headers, &IF_NONE_MATCH)?;
-    let (etag, intersection) = store.get(&id).await?.ok_or_else(|| not_configured(&id))?;
-    let etag = etag.to_string();
-    Ok(if is_known(known, &etag) { unmodified(&etag) } else { tagged(&etag, intersection.document().to_string().into()) })
-}
-
-async fn delete_intersection<S: Store>(State(store): State<S>, Id(id): Id, headers: HeaderMap) -> Result<StatusCode, Problem> {
-    let precondition = Precondition { if_match: tags(&headers, &IF_MATCH)?, if_none_match: None };
-    configuration::delete(&store, &id, &precondition).await.map_err(|refusal| refused(&id, refusal))?;
-    Ok(StatusCode::NO_CONTENT)
-}
-
-async fn list_intersections<S: Store>(State(store): State<S>, query: Query) -> Result<Response, Problem> {
-    let page = store.list(query.after_id()?.as_deref(), query.limit()?).await?;
-    let items = page.items.iter().map(|(_, intersection)| (cursor_after(intersection.id().as_str()), intersection.document()));
-    list(items, page.next.as_deref().map(cursor_after))
-}
-
-async fn get_plan<S: Store>(State(store): State<S>, Id(id): Id, headers: HeaderMap) -> Result<Response, Problem> {
-    let known = tags(&headers, &IF_NONE_MATCH)?;
-    let plan = match plans::plan(&store, &id).await? {
-        Found::Plan(plan) => json_of(&plan)?,
-        Found::NoPlan => {
-            return Err(Problem::not_found(format!(
-                "Intersection {id} has no plan yet: it comes with the first readings of its detectors or its signal."
-            )));
-        }
-        Found::NotConfigured => return Err(not_configured(&id)),
-    };
-    let etag = format!("{:x}", Bytes::copy_from_slice(&Sha256::digest(&plan)));
-    Ok(if is_known(known, &etag) { unmodified(&etag) } else { tagged(&etag, plan) })
-}
-
-async fn list_plans<S: Store>(State(store): State<S>, query: Query) -> Result<Response, Problem> {
-    let Page { items, next } = plans::page(&store, query.prefix()?, query.after_id()?, query.limit()?).await?;
-    let items = items.iter().map(|plan| (cursor_after(plan.intersection_id.as_str()), plan));
-    list(items, next.as_deref().map(cursor_after))
-}
-
-async fn list_decisions<S: Store>(State(store): State<S>, Id(id): Id, query: Query) -> Result<Response, Problem> {
-    let ((from, to), after, limit) = (query.span()?, query.after_time()?, query.limit()?);
-    let first = after.map_or(from, |after| after.plus_millis(1).max(from));
-    if first >= to {
-        return list(std::iter::empty::<(String, Value)>(), None);
-    }
-    let page = store.decisions(&id, from, to, after, limit).await?;
-    list(page.items.iter().map(|record| (record.as_of.to_string(), record)), page.next)
+/// An id as one segment of a path.
+fn segment(id: &str) -> String {
+    id.replace('#', "%23").replace('/', "%2F")
 }
 
 /// A page of the items, each with the cursor that goes on after it; shorter than asked for if it would get too large.
@@ -177,7 +146,7 @@ fn list<T: Serialize>(items: impl Iterator<Item = (String, T)>, next_cursor: Opt
 }
 
 fn json_of(value: &impl Serialize) -> Result<Vec<u8>, Problem> {
-    serde_json::to_vec(value).map_err(|e| PortError::Unusable("plan store", e.to_string()).into())
+    serde_json::to_vec(value).map_err(|e| PortError::Unusable("the store", e.to_string()).into())
 }
 
 fn tagged(etag: &str, body: Vec<u8>) -> Response {
@@ -188,7 +157,7 @@ fn unmodified(etag: &str) -> Response {
     (StatusCode::NOT_MODIFIED, [(ETAG, quoted(etag))]).into_response()
 }
 
-fn is_known(known: Option<Tags>, etag: &str) -> bool {
+fn is_known(known: Option<&Tags>, etag: &str) -> bool {
     known.is_some_and(|tags| tags.match_weakly(etag))
 }
 
@@ -205,23 +174,10 @@ fn tags(headers: &HeaderMap, name: &'static HeaderName) -> Result<Option<Tags>, 
     Ok(Some(tags))
 }
 
-fn not_configured(id: &IntersectionId) -> Problem {
-    Problem::not_found(format!("Intersection {id} is not configured."))
-}
-
-fn refused(id: &IntersectionId, refusal: Refusal) -> Problem {
-    match refusal {
-        Refusal::Missing => not_configured(id),
-        Refusal::Failed => {
-            let detail = format!("What is stored of intersection {id} is not what the request expects. Read it again first.");
-            Problem::new(StatusCode::PRECONDITION_FAILED, "precondition_failed", detail)
-        }
-        Refusal::Required(stored) => {
-            let detail = format!("Intersection {id} exists with other content. Read it, then send its etag as if-match.");
-            Problem::new(StatusCode::PRECONDITION_REQUIRED, "precondition_required", detail).with_header(ETAG, quoted(stored))
-        }
-        Refusal::Port(error) => error.into(),
-    }
+/// What is stored of this is not what the request expects.
+fn precondition_failed(what: impl Display) -> Problem {
+    let detail = format!("What is stored of {what} is not what the request expects. Read it again first.");
+    Problem::new(StatusCode::PRECONDITION_FAILED, "precondition_failed", detail)
 }
 
 fn quoted(etag: impl Display) -> String {
@@ -230,6 +186,6 @@ fn quoted(etag: impl Display) -> String {
 
 impl From<InvalidParameter> for Problem {
     fn from(error: InvalidParameter) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "invalid_parameter", format!("The parameter {error}."))
+        bad("invalid_parameter", format!("The parameter {error}."))
     }
 }

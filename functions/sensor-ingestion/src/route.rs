@@ -8,14 +8,16 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
 use serde_json::json;
-use shared::http::Problem;
+use shared::http::{Problem, read_packed_json};
 use shared::ports::{Clock, ReadingStream};
 
 use crate::append::Sleep;
-use crate::body;
 use crate::split::{Unreadable, split};
 use crate::verdict::Config;
 use crate::workflow::{Ingestion, Outcome};
+
+/// Longest body, both as sent and unpacked.
+const BODY_BYTES_MAX: usize = 1024 * 1024;
 
 /// The route of ingestion; the composition root adds [`shared::http::complete`].
 pub fn router<S, C, W>(stream: S, clock: C, sleep: W, config: Config) -> Router
@@ -35,7 +37,7 @@ where
     W: Sleep,
 {
     let (parts, body) = request.into_parts();
-    let bytes = body::read(&parts.headers, body).await?;
+    let bytes = read_packed_json(&parts.headers, body, BODY_BYTES_MAX).await?;
     let readings = split(&bytes)?;
     Ok(answer(ingestion.take(&readings).await))
 }

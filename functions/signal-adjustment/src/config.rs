@@ -1,13 +1,22 @@
 //! Settings of the function, from its environment.
 
-use shared::aws::Tables;
 use shared::aws::config::{ConfigError, Environment};
 use shared::units::Deciseconds;
+
+shared::tables! {
+    /// The tables that the function writes or reads.
+    pub(crate) struct Tables {
+        intersections: Intersections,
+        conditions: Conditions,
+        junctions: Junctions,
+        decisions: Decisions,
+    }
+}
 
 /// What template.yaml sets.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Settings {
-    /// `INTERSECTIONS_TABLE`, `JUNCTIONS_TABLE`, `DECISIONS_TABLE`, `DECISIONS_RETENTION_DAYS`.
+    /// `INTERSECTIONS_TABLE`, `CONDITIONS_TABLE`, `JUNCTIONS_TABLE`, `DECISIONS_TABLE`, `DECISIONS_RETENTION_DAYS`.
     pub(crate) tables: Tables,
     /// `QUARANTINE_BUCKET`.
     pub(crate) quarantine_bucket: String,
@@ -29,6 +38,7 @@ impl Settings {
 #[allow(clippy::unwrap_used, reason = "a failing test may panic")]
 mod tests {
     use super::*;
+    use shared::aws::tables::Decisions;
 
     fn with_names(name: &str) -> Option<String> {
         (name.ends_with("_TABLE") || name.ends_with("_BUCKET")).then(|| name.to_lowercase())
@@ -37,13 +47,13 @@ mod tests {
     #[test]
     fn names_are_enough_to_start() {
         let settings = Settings::read(&Environment::new(with_names)).unwrap();
-        assert_eq!(settings.tables.decisions, "decisions_table");
-        assert_eq!((settings.tables.decisions_retention_days, settings.configuration_ttl), (30, Deciseconds::from_secs(60)));
+        let decisions = Decisions { name: "decisions_table".into(), retention_days: 30 };
+        assert_eq!((settings.tables.as_ref(), settings.configuration_ttl), (&decisions, Deciseconds::from_secs(60)));
     }
 
     #[test]
     fn each_name_is_missed() {
-        for missing in ["INTERSECTIONS_TABLE", "JUNCTIONS_TABLE", "DECISIONS_TABLE", "QUARANTINE_BUCKET"] {
+        for missing in ["INTERSECTIONS_TABLE", "CONDITIONS_TABLE", "JUNCTIONS_TABLE", "DECISIONS_TABLE", "QUARANTINE_BUCKET"] {
             let others = Environment::new(|name: &str| with_names(name).filter(|_| name != missing));
             assert_eq!(Settings::read(&others), Err(ConfigError::Missing(missing)));
         }

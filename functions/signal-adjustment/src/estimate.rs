@@ -4,6 +4,7 @@
 //! are kept in the resolution in which they are stored, so that a warm and a cold function decide alike.
 
 use serde::{Deserialize, Serialize};
+use shared::ids::DetectorId;
 use shared::intersection::{Intersection, Lane};
 use shared::reading::DetectorReading;
 use shared::units::{Deciseconds, Timestamp};
@@ -49,6 +50,8 @@ pub enum Distrust {
     FaultReported,
     /// It reports what cannot be.
     Implausible,
+    /// Maintenance holds it in alarm: its counts are not true.
+    InAlarm,
 }
 
 impl Distrust {
@@ -59,6 +62,7 @@ impl Distrust {
             Self::Silent => "silent",
             Self::FaultReported => "fault_reported",
             Self::Implausible => "implausible",
+            Self::InAlarm => "in_alarm",
         }
     }
 }
@@ -78,6 +82,8 @@ pub struct DetectorState {
     pub fault: bool,
     /// It reported what cannot be.
     pub implausible: bool,
+    /// Maintenance holds it in alarm.
+    pub in_alarm: bool,
 }
 
 impl DetectorState {
@@ -113,6 +119,8 @@ impl DetectorState {
             Some(Distrust::FaultReported)
         } else if self.implausible {
             Some(Distrust::Implausible)
+        } else if self.in_alarm {
+            Some(Distrust::InAlarm)
         } else if now.since(Timestamp::from_millis(last))
             >= Deciseconds::new(self.period_ds.saturating_mul(SILENT_AFTER_PERIODS)).min(longest)
         {
@@ -207,6 +215,13 @@ impl Estimate {
         let lane = intersection.lanes().iter().find(|lane| lane.detector_id.as_ref() == Some(&reading.detector_id));
         let number = intersection.detectors().position(|detector| *detector == reading.detector_id);
         number.and_then(|n| self.detectors.get_mut(n)).is_some_and(|state| state.fold(reading, lane))
+    }
+
+    /// Takes the say from these detectors, and gives it back to all others.
+    pub fn set_in_alarm(&mut self, intersection: &Intersection, in_alarm: &[DetectorId]) {
+        for (state, detector) in self.detectors.iter_mut().zip(intersection.detectors()) {
+            state.in_alarm = in_alarm.contains(detector);
+        }
     }
 
     /// The state of the detector of each lane, by the lane's number; none where the lane has no detector.

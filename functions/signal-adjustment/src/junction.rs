@@ -8,6 +8,7 @@
 //! its newest reading.
 
 use serde::{Deserialize, Serialize};
+use shared::ids::DetectorId;
 use shared::intersection::{ControlMode, Intersection};
 use shared::plan::{PlanStage, PublishedPlan, Reason};
 use shared::reading::{DetectorReading, SensorReading, SignalMode};
@@ -110,6 +111,11 @@ impl Junction {
             return self;
         }
         Self { as_of: self.as_of, revision: self.revision, ..Self::unknown(intersection) }
+    }
+
+    /// Takes the say from the detectors that maintenance holds in alarm, from the next decision on.
+    pub fn set_in_alarm(&mut self, intersection: &Intersection, in_alarm: &[DetectorId]) {
+        self.estimate.set_in_alarm(intersection, in_alarm);
     }
 
     /// Event time of the newest step.

@@ -17,7 +17,7 @@ pub mod workflow;
 mod stream {
     use aws_lambda_events::event::kinesis::KinesisEvent;
     use aws_lambda_events::event::streams::KinesisEventResponse;
-    use shared::ports::{Clock, DecisionLog, IntersectionStore, JunctionStore, Quarantine};
+    use shared::ports::{Clock, ConditionReader, DecisionLog, IntersectionStore, JunctionStore, Quarantine};
 
     use crate::workflow::Workflow;
 
@@ -27,7 +27,7 @@ mod stream {
     /// Handles one Kinesis batch; answers which records have to come again.
     pub async fn handle<S, C, Q>(event: KinesisEvent, workflow: &Workflow<S, C>, quarantine: &Q) -> KinesisEventResponse
     where
-        S: IntersectionStore + JunctionStore + DecisionLog,
+        S: IntersectionStore + ConditionReader + JunctionStore + DecisionLog,
         C: Clock,
         Q: Quarantine,
     {

@@ -43,6 +43,9 @@ struct DetectorInWords {
     arrivals_per_s: f64,
     fault_reported: bool,
     implausible: bool,
+    // Records from before have none.
+    #[serde(default)]
+    in_alarm: bool,
 }
 
 impl From<DetectorState> for DetectorInWords {
@@ -54,6 +57,7 @@ impl From<DetectorState> for DetectorInWords {
             arrivals_per_s: state.rate(),
             fault_reported: state.fault,
             implausible: state.implausible,
+            in_alarm: state.in_alarm,
         }
     }
 }
@@ -65,6 +69,7 @@ impl From<&DetectorInWords> for DetectorState {
             period_ds: words.period_s.tenths(),
             fault: words.fault_reported,
             implausible: words.implausible,
+            in_alarm: words.in_alarm,
             ..Self::default()
         }
         .with(words.vehicles_waiting, words.arrivals_per_s)

@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use shared::ids::IntersectionId;
+use shared::asset::detectors_in_alarm;
+use shared::ids::{DetectorId, IntersectionId};
 use shared::intersection::Intersection;
 use shared::plan::{DecisionRecord, PublishedPlan};
-use shared::ports::{Clock, DecisionLog, IntersectionStore, JunctionRow, JunctionStore, PortError, WriteError};
+use shared::ports::{Clock, ConditionReader, DecisionLog, IntersectionStore, JunctionRow, JunctionStore, PortError, WriteError};
 use shared::reading::SensorReading;
 use shared::units::{Deciseconds, Timestamp};
 use shared::wire::ReadingRecord;
@@ -63,16 +64,19 @@ pub struct Workflow<S, C> {
 /// What a warm function remembers of a junction: saves the reads, and the condition of the write makes it safe.
 struct Warm {
     intersection: Arc<Intersection>,
+    /// Detectors that maintenance holds in alarm.
+    in_alarm: Vec<DetectorId>,
     read_at: Timestamp,
     row: Option<(u64, Junction, PublishedPlan)>,
 }
 
 impl<S, C> Workflow<S, C>
 where
-    S: IntersectionStore + JunctionStore + DecisionLog,
+    S: IntersectionStore + ConditionReader + JunctionStore + DecisionLog,
     C: Clock,
 {
-    /// A workflow over a store. A configuration is read again when it is older than `configuration_ttl`.
+    /// A workflow over a store. The configuration and the condition of the detectors are read again when they are older than
+    /// `configuration_ttl`.
     pub fn new(store: S, clock: C, configuration_ttl: Deciseconds) -> Self {
         Self { store, clock, configuration_ttl, warm: Mutex::default() }
     }
@@ -117,7 +121,9 @@ where
             return Ok(known);
         }
         let Some((_, intersection)) = self.store.get(id).await? else { return Ok(None) };
-        Ok(Some(Warm { intersection, read_at: now, row: known.and_then(|warm| warm.row) }))
+        let condition = self.store.condition(id.as_str()).await?;
+        let in_alarm = condition.map(|condition| detectors_in_alarm(&condition.health).collect()).unwrap_or_default();
+        Ok(Some(Warm { intersection, in_alarm, read_at: now, row: known.and_then(|warm| warm.row) }))
     }
 
     async fn attempt<'r>(
@@ -135,8 +141,9 @@ where
             Some((version, junction, plan)) => (version, junction, Some(plan)),
             None => (0, Junction::unknown(&intersection), None),
         };
-        let mut step =
-            Steps { intersection: &intersection, junction: junction.under(&intersection), tally: Tally::default(), records: vec![] };
+        let mut junction = junction.under(&intersection);
+        junction.set_in_alarm(&intersection, &warm.in_alarm);
+        let mut step = Steps { intersection: &intersection, junction, tally: Tally::default(), records: vec![] };
         let mut undecided = false;
         for reading in readings {
             if undecided && step.junction.begins_step(&intersection, reading) {
@@ -170,7 +177,7 @@ where
         if warm_junctions.len() >= REMEMBERED_MAX {
             warm_junctions.clear();
         }
-        warm_junctions.insert(id.clone(), Warm { intersection, read_at: warm.read_at, row });
+        warm_junctions.insert(id.clone(), Warm { intersection, in_alarm: warm.in_alarm, read_at: warm.read_at, row });
         Ok(tally)
     }
 

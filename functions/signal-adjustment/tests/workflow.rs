@@ -3,10 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::expect_used, reason = "a failing test may panic")]
 
 use serde_json::json;
-use shared::ids::IntersectionId;
+use shared::asset::{AssetHealth, HealthState};
+use shared::ids::{AssetId, AssetKind, IntersectionId};
 use shared::intersection::Intersection;
 use shared::memory::{ManualClock, Memory};
-use shared::ports::{IntersectionStore, JunctionRow, JunctionStore};
+use shared::ports::{Condition, ConditionRow, ConditionStore, DecisionLog, IntersectionStore, JunctionRow, JunctionStore};
 use shared::units::{Deciseconds, Timestamp};
 use shared::wire::{ReadingRecord, parse_reading};
 use signal_adjustment::workflow::Workflow;
@@ -94,4 +95,41 @@ async fn readings_of_an_intersection_that_nobody_configured_are_counted_and_pass
     let tally = workflow(&memory).handle("J1", &[step(0)]).await.unwrap();
     assert_eq!(tally.unconfigured, 8);
     assert_eq!(memory.junctions(), []);
+}
+
+/// What maintenance says of one detector.
+async fn condition(memory: &Memory, version: u64, detector: &str, state: HealthState) {
+    let health = AssetHealth {
+        asset_id: AssetId::try_from(format!("J1/{detector}").as_str()).unwrap(),
+        kind: AssetKind::try_from("detector").unwrap(),
+        as_of: at(0),
+        state,
+        health_index: None,
+        remaining_useful_life: None,
+        reasons: vec![],
+        fault: None,
+        model: None,
+    };
+    let condition = Condition { key: "J1".into(), as_of: at(0), received_at: at(0), health: vec![health] };
+    memory.save_condition(&ConditionRow { version, condition, state: vec![] }).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_detector_in_alarm_has_no_say_until_it_is_well_again() {
+    let (memory, clock) = (configured().await.0, ManualClock::at(at(0)));
+    let workflow = Workflow::new(memory.clone(), clock.clone(), Deciseconds::from_secs(60));
+    let in_alarm = async || {
+        let id = IntersectionId::try_from("J1").unwrap();
+        let record = memory.decisions(&id, at(0), at(1_000), None, 500).await.unwrap().items.pop().unwrap();
+        let named = record.distrusted.into_iter().filter(|detector| detector.reason == "in_alarm");
+        named.map(|detector| detector.detector_id.to_string()).collect::<Vec<_>>()
+    };
+    condition(&memory, 1, "n_0", HealthState::Alarm).await;
+    workflow.handle("J1", &[step(0)]).await.unwrap();
+    assert_eq!(in_alarm().await, ["n_0"]);
+    // The configuration and the condition are read again after a minute.
+    condition(&memory, 2, "n_0", HealthState::Alert).await;
+    clock.set(at(61));
+    workflow.handle("J1", &(1..20).map(|n| step(5 * n)).collect::<Vec<_>>()).await.unwrap();
+    assert_eq!(in_alarm().await, [""; 0]);
 }

@@ -1,26 +1,21 @@
 //! The loop of the demo: readings to the API every five simulated seconds, plans from it to the cabinets, a line of figures
 //! each second.
 
-use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::pin::pin;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, to_bytes};
-use axum::http::header::{CONTENT_TYPE, ETAG, IF_MATCH};
-use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use shared::intersection::Intersection;
-use shared::plan::PublishedPlan;
 use shared::units::{Deciseconds, Timestamp};
 use tokio::time::{Instant, sleep, sleep_until};
-use tower::ServiceExt;
 
+use super::api::{Api, DemoError};
 use super::cabinet::{Cabinet, Face};
-use super::city::{City, PREFIX, STEP_S};
+use super::city::{City, STEP_S};
+use super::shop::Shop;
 use super::traffic::{Arrival, Demand, Traffic};
 
 /// The first simulated day begins here: Monday, 2026-11-23, 07:00.
@@ -31,7 +26,6 @@ const READINGS_MAX: usize = 500;
 /// Real time after which a plan is late: the city goes on without it.
 const PLAN_WAIT: Duration = Duration::from_secs(5);
 const PLAN_POLL: Duration = Duration::from_millis(4);
-const ANSWER_MAX: usize = 16 << 20;
 
 /// What to show.
 #[derive(Clone, Debug)]
@@ -50,29 +44,6 @@ impl Default for Options {
     fn default() -> Self {
         Self { seed: 1, speed: 20.0, minutes: 0.0, url: "http://127.0.0.1:8080".into() }
     }
-}
-
-/// Why the demo ended early.
-#[derive(Debug, thiserror::Error)]
-pub enum DemoError {
-    /// The API refused a request: its problem document says why.
-    #[error("{request} was answered {status}: {detail}")]
-    Refused {
-        /// Method and path.
-        request: String,
-        /// Status of the answer.
-        status: StatusCode,
-        /// Code and detail of the problem.
-        detail: String,
-    },
-    /// An answer is not what `openapi.yaml` says: the API is of another version or broken.
-    #[error("{request} gave an answer that cannot be read: {problem}")]
-    Unreadable {
-        /// Method and path.
-        request: String,
-        /// What is wrong with it.
-        problem: String,
-    },
 }
 
 /// What a run showed.
@@ -147,6 +118,7 @@ pub async fn run(
             () = &mut stop => break,
             done = second => done?,
         }
+        demo.shop.news().for_each(&mut report);
         if began.elapsed() >= next_line {
             next_line = began.elapsed() + Duration::from_secs(1);
             report(demo.status());
@@ -194,6 +166,7 @@ struct Demo {
     api: Api,
     city: City,
     demand: Demand,
+    shop: Shop,
     adaptive: Town,
     time_of_day: Town,
     start: Timestamp,
@@ -212,8 +185,8 @@ impl Demo {
         let newest = api.plans().await?.iter().map(|plan| plan.as_of).max();
         let start = newest.map_or(FIRST_MORNING, morning_after);
         let (adaptive, time_of_day) = (Town::new(city, intersections.clone(), start), Town::new(city, intersections, start));
-        let (demand, counts) = (Demand::new(city, seed), Summary::default());
-        Ok(Self { api, city, demand, adaptive, time_of_day, start, now: start, counts })
+        let (demand, shop, counts) = (Demand::new(city, seed), Shop::new(city, seed, start), Summary::default());
+        Ok(Self { api, city, demand, shop, adaptive, time_of_day, start, now: start, counts })
     }
 
     fn elapsed_s(&self) -> f64 {
@@ -239,6 +212,7 @@ impl Demo {
         for junction in self.city.junctions() {
             readings.extend(self.adaptive.traffic.readings(junction, self.now));
         }
+        self.shop.spoil(self.now, &mut readings);
         for part in readings.chunks(READINGS_MAX) {
             self.counts.readings += self.api.post(part).await?;
         }
@@ -253,11 +227,12 @@ impl Demo {
                 }
             }
             if missing.is_empty() || asked.elapsed() >= PLAN_WAIT {
-                self.counts.plans_late += u64::try_from(missing.len()).unwrap_or_default();
-                return Ok(());
+                break;
             }
             sleep(PLAN_POLL).await;
         }
+        self.counts.plans_late += u64::try_from(missing.len()).unwrap_or_default();
+        self.shop.look(&self.api, self.now).await
     }
 
     fn summary(&self) -> Summary {
@@ -305,84 +280,15 @@ fn spaced(number: u64) -> String {
     grouped.collect()
 }
 
-/// The public API, called in this process.
-struct Api(Router);
-
-struct Answer {
-    request: String,
-    status: StatusCode,
-    headers: HeaderMap,
-    body: Value,
-}
-
-impl Answer {
-    /// The body, unless the answer is a refusal.
-    fn accepted(self) -> Result<(String, Value), DemoError> {
-        if self.status.is_success() && self.status != StatusCode::MULTI_STATUS {
-            return Ok((self.request, self.body));
-        }
-        let text = |value: &Value, name: &str| value.get(name).and_then(Value::as_str).unwrap_or("?").to_owned();
-        let first = self.body.get("rejected").or_else(|| self.body.get("errors")).and_then(|list| list.get(0));
-        let first = first.map_or(String::new(), |fault| format!(" First: {} {}.", text(fault, "pointer"), text(fault, "message")));
-        let detail = format!("{} ({}).{first}", text(&self.body, "detail").trim_end_matches('.'), text(&self.body, "code"));
-        Err(DemoError::Refused { request: self.request, status: self.status, detail })
-    }
-}
-
-impl Api {
-    /// Configures an intersection; content that is there already changes nothing. Gives what the cabinet has to know.
-    async fn configure(&self, id: &str, document: &Value) -> Result<Intersection, DemoError> {
-        let path = format!("/v1/intersections/{id}");
-        let mut answer = self.call(Method::PUT, &path, Some(document), None).await?;
-        // The city of another version of the demo is there: its junctions are ours to replace.
-        if answer.status == StatusCode::PRECONDITION_REQUIRED {
-            let etag = answer.headers.remove(ETAG);
-            answer = self.call(Method::PUT, &path, Some(document), etag).await?;
-        }
-        let (request, configured) = answer.accepted()?;
-        Intersection::try_from(configured).map_err(|faults| DemoError::Unreadable { request, problem: format!("{faults:?}") })
-    }
-
-    /// Posts readings; tells how many were accepted.
-    async fn post(&self, readings: &[Value]) -> Result<u64, DemoError> {
-        let (request, body) = self.call(Method::POST, "/v1/readings", Some(&json!({"readings": readings})), None).await?.accepted()?;
-        let problem = || DemoError::Unreadable { request, problem: "it has no count of accepted readings".into() };
-        body.get("accepted").and_then(Value::as_u64).ok_or_else(problem)
-    }
-
-    async fn plans(&self) -> Result<Vec<PublishedPlan>, DemoError> {
-        #[derive(Deserialize)]
-        struct Plans {
-            items: Vec<PublishedPlan>,
-        }
-        let (request, body) = self.call(Method::GET, &format!("/v1/plans?limit=500&prefix={PREFIX}"), None, None).await?.accepted()?;
-        let plans = Plans::deserialize(body).map_err(|e| DemoError::Unreadable { request, problem: e.to_string() })?;
-        Ok(plans.items)
-    }
-
-    async fn call(&self, method: Method, path: &str, body: Option<&Value>, if_match: Option<HeaderValue>) -> Result<Answer, DemoError> {
-        let request = format!("{method} {path}");
-        let unreadable = |problem: String| DemoError::Unreadable { request: request.clone(), problem };
-        let uri = Uri::try_from(path).map_err(|e| unreadable(e.to_string()))?;
-        let mut sent = Request::new(body.map_or_else(Body::empty, |body| Body::from(body.to_string())));
-        *sent.method_mut() = method;
-        *sent.uri_mut() = uri;
-        sent.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        sent.headers_mut().extend(if_match.map(|etag| (IF_MATCH, etag)));
-        let answer = self.0.clone().oneshot(sent).await.unwrap_or_else(|never: Infallible| match never {});
-        let (parts, content) = answer.into_parts();
-        let bytes = to_bytes(content, ANSWER_MAX).await.map_err(|e| unreadable(e.to_string()))?;
-        let body = serde_json::from_slice(&bytes).map_err(|e| unreadable(format!("{}: {e}", parts.status)))?;
-        Ok(Answer { request: request.clone(), status: parts.status, headers: parts.headers, body })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::future::pending;
 
+    use axum::http::header::{ETAG, IF_MATCH};
+    use axum::http::{HeaderMap, StatusCode};
     use axum::routing::{get, post, put};
-    use shared::plan::{PlanSource, PlanStage, Reason};
+    use serde_json::json;
+    use shared::plan::{PlanSource, PlanStage, PublishedPlan, Reason};
 
     use super::super::city::{Side, Turn};
     use super::*;
@@ -467,7 +373,7 @@ mod tests {
     #[tokio::test]
     async fn greenwave_runs_the_city_within_the_limits_of_its_cabinets_and_a_second_run_is_another_day() {
         let directory = tempfile::tempdir().unwrap();
-        let host = crate::serve::Host::start(directory.path(), 0).await.unwrap();
+        let host = crate::serve::Host::start(directory.path(), 0, crate::serve::Options::default()).await.unwrap();
         for day in ["2026-11-23T07:00:00.000Z", "2026-11-24T07:00:00.000Z"] {
             let mut lines = Vec::new();
             let summary = run(host.router(), quick(5.0), pending(), |line| lines.push(line)).await.unwrap();
@@ -485,7 +391,8 @@ mod tests {
         });
         let plans = get(|| async { axum::Json(json!({"items": [], "next_cursor": null})) });
         Router::new()
-            .route("/v1/plans", plans)
+            .route("/v1/plans", plans.clone())
+            .route("/v1/alerts", plans)
             .route("/v1/readings", accepted)
             .route("/v1/intersections/{id}", put(|body: axum::Json<Value>| async { body }))
     }

@@ -159,6 +159,6 @@ impl Store {
     }
 }
 
-fn conflict_unless(holds: bool) -> Result<(), WriteError> {
+pub(super) fn conflict_unless(holds: bool) -> Result<(), WriteError> {
     if holds { Ok(()) } else { Err(WriteError::Conflict) }
 }

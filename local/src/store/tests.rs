@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 
 use serde_json::json;
-use shared::ids::IntersectionId;
+use shared::alert::{Acknowledgement, Alert, Urgency};
+use shared::asset::{Asset, Fault};
+use shared::ids::{AssetId, AssetKind, IntersectionId};
 use shared::intersection::Intersection;
 use shared::memory::ManualClock;
 use shared::plan::{DecisionRecord, PlanSource, PublishedPlan, Reason};
 use shared::ports::{
-    DecisionLog, IntersectionStore, JunctionRow, JunctionStore, PlanReader, PoisonRecord, Quarantine, ReadingStream, StreamRecord,
-    WriteError,
+    AcknowledgementStore, AlertReader, AlertStore, AssetStore, DecisionLog, IntersectionStore, JunctionRow, JunctionStore, PlanReader,
+    PoisonRecord, Quarantine, ReadingStream, StreamRecord, WriteError,
 };
 use shared::units::Timestamp;
 
@@ -271,6 +273,80 @@ async fn a_junction_keeps_its_newest_decisions_up_to_the_bound() {
         at(10),
         "a replaced one counts once"
     );
+}
+
+fn asset() -> Asset {
+    Asset::unregistered(AssetId::try_from("J1/n_0").unwrap(), AssetKind::try_from("detector").unwrap())
+}
+
+fn alert(raised_at: Timestamp) -> Alert {
+    let Asset { id: asset_id, kind, .. } = asset();
+    Alert {
+        id: Alert::id_of(&asset_id, Fault::NoData, raised_at),
+        asset_id,
+        kind,
+        fault: Fault::NoData,
+        urgency: Urgency::NextVisit,
+        raised_at,
+        last_raised_at: raised_at,
+        cleared_at: None,
+        occurrences: 1,
+        text: String::new(),
+        evidence: BTreeMap::new(),
+        recommended_action: String::new(),
+    }
+}
+
+fn known() -> Acknowledgement {
+    Acknowledgement { by: "Ada".into(), note: None, at: at(0), occurrence: 1 }
+}
+
+#[tokio::test]
+async fn the_newest_alerts_are_kept_up_to_the_bound_with_their_acknowledgements() {
+    let (store, _) = memory();
+    let most = i64::try_from(alerts::ALERTS_MAX).unwrap();
+    let alerts: Vec<_> = (0..most + 10).map(|n| alert(at(n))).collect();
+    let (dropped, kept) = (&alerts[9].id, &alerts[10].id);
+    for id in [dropped, kept] {
+        store.acknowledge(id, &known()).await.unwrap();
+    }
+    for chunk in alerts.chunks(20_000) {
+        store.put_alerts(chunk).await.unwrap();
+    }
+    store.put_alerts(alerts.last_chunk::<10>().unwrap()).await.unwrap();
+    assert_eq!(store.alerts(None, 1).await.unwrap().items, [alerts[10].clone()], "a replaced one counts once");
+    let found = store.acknowledgements(&[dropped.clone(), kept.clone()]).await.unwrap();
+    assert_eq!(found, [(kept.clone(), known())].into());
+}
+
+#[tokio::test]
+async fn what_people_said_of_assets_is_on_disk_when_it_is_answered() {
+    let (live, crashed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let store = on_disk(live.path());
+    store.put_asset(None, &asset()).await.unwrap();
+    std::fs::copy(live.path().join(FILE_NAME), crashed.path().join(FILE_NAME)).unwrap();
+    assert_eq!(on_disk(crashed.path()).asset(&asset().id).await, Ok(Some(asset())));
+    let id = alert(at(0)).id;
+    store.acknowledge(&id, &known()).await.unwrap();
+    std::fs::copy(live.path().join(FILE_NAME), crashed.path().join(FILE_NAME)).unwrap();
+    assert_eq!(on_disk(crashed.path()).acknowledgements(std::slice::from_ref(&id)).await, Ok([(id, known())].into()));
+}
+
+#[tokio::test]
+async fn a_file_from_before_assets_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    on_disk(directory.path()).save(&row("J1", 1)).await.unwrap();
+    let database = Database::open(directory.path().join(FILE_NAME)).unwrap();
+    let transaction = database.begin_write().unwrap();
+    for table in ["assets", "conditions", "alerts", "acknowledgements"] {
+        let table = transaction.list_tables().unwrap().find(|known| redb::TableHandle::name(known) == table).unwrap();
+        assert!(transaction.delete_table(table).unwrap());
+    }
+    transaction.commit().unwrap();
+    drop(database);
+    let store = on_disk(directory.path());
+    assert_eq!(store.load(&id("J1")).await, Ok(Some(row("J1", 1))));
+    assert_eq!(store.put_asset(None, &asset()).await, Ok(()));
 }
 
 #[tokio::test]

@@ -37,7 +37,8 @@ impl<F: Fn(&str) -> Option<String>> Environment<F> {
         Self(lookup)
     }
 
-    fn get(&self, name: &str) -> Option<String> {
+    /// A text that may be missing.
+    pub fn optional(&self, name: &'static str) -> Option<String> {
         (self.0)(name).filter(|value| !value.is_empty())
     }
 
@@ -46,12 +47,12 @@ impl<F: Fn(&str) -> Option<String>> Environment<F> {
     /// # Errors
     /// [`ConfigError::Missing`].
     pub fn text(&self, name: &'static str) -> Result<String, ConfigError> {
-        self.get(name).ok_or(ConfigError::Missing(name))
+        self.optional(name).ok_or(ConfigError::Missing(name))
     }
 
     /// A text that has a default.
     pub fn text_or(&self, name: &'static str, default: &str) -> String {
-        self.get(name).unwrap_or_else(|| default.to_owned())
+        self.optional(name).unwrap_or_else(|| default.to_owned())
     }
 
     /// A whole number that has a default.
@@ -59,7 +60,7 @@ impl<F: Fn(&str) -> Option<String>> Environment<F> {
     /// # Errors
     /// [`ConfigError::Invalid`] if it is set to something else or beyond the range of `N`.
     pub fn number_or<N: FromStr>(&self, name: &'static str, default: N) -> Result<N, ConfigError> {
-        let Some(value) = self.get(name) else { return Ok(default) };
+        let Some(value) = self.optional(name) else { return Ok(default) };
         value.parse().map_err(|_| ConfigError::Invalid { name, value, expected: "a whole number in range" })
     }
 }
@@ -84,6 +85,7 @@ mod tests {
         assert_eq!(environment.text("STREAM_NAME").unwrap(), "readings");
         assert_eq!(environment.text("EMPTY"), Err(ConfigError::Missing("EMPTY")));
         assert!(environment.text("ABSENT").unwrap_err().to_string().contains("ABSENT"));
+        assert_eq!(["STREAM_NAME", "EMPTY", "ABSENT"].map(|name| environment.optional(name)), [Some("readings".into()), None, None]);
     }
 
     #[test]

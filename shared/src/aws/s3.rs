@@ -1,14 +1,19 @@
-//! The quarantine over S3.
+//! The quarantine and models over S3.
 
 use aws_config::SdkConfig;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::error::ProvideErrorMetadata;
 use aws_sdk_s3::primitives::ByteStream;
 
-use super::port_error;
-use crate::ports::{PoisonRecord, PortError, Quarantine};
+use super::{chain, port_error};
+use crate::ids::AssetKind;
+use crate::ports::{ModelSource, PoisonRecord, PortError, Quarantine};
 
 const PORT: &str = "the quarantine";
+const MODELS: &str = "the bucket of models";
+
+/// Bytes of one model: three times what training writes.
+const MODEL_BYTES_MAX: i64 = 5 * 1024 * 1024;
 
 /// Bytes of the key and of the reason in the metadata; S3 allows 2 KB for all names and values together.
 const KEY_MAX: usize = 512;
@@ -50,6 +55,41 @@ impl Quarantine for S3Quarantine {
     }
 }
 
+/// Reads models from objects `models/{kind}/{kind}.model`.
+#[derive(Clone, Debug)]
+pub struct S3Models {
+    /// The client and the name of the bucket.
+    bucket: Option<(Client, String)>,
+}
+
+impl S3Models {
+    /// The bucket of this name; without one there are no models.
+    pub fn new(config: &SdkConfig, bucket: Option<String>) -> Self {
+        Self { bucket: bucket.map(|bucket| (Client::new(config), bucket)) }
+    }
+}
+
+impl ModelSource for S3Models {
+    async fn model(&self, kind: &AssetKind) -> Result<Option<Vec<u8>>, PortError> {
+        let Some((client, bucket)) = &self.bucket else { return Ok(None) };
+        let object = match client.get_object().bucket(bucket).key(model_key(kind)).send().await {
+            Ok(object) => object,
+            Err(error) if error.code() == Some("NoSuchKey") => return Ok(None),
+            Err(error) => return Err(port_error(MODELS, &error)),
+        };
+        if let Some(bytes) = object.content_length().filter(|bytes| *bytes > MODEL_BYTES_MAX) {
+            return Err(PortError::Unusable(MODELS, format!("the model of {kind} has {bytes} bytes, more than {MODEL_BYTES_MAX}")));
+        }
+        let file = object.body.collect().await.map_err(|error| PortError::Unavailable(MODELS, chain(&error)))?;
+        Ok(Some(file.to_vec()))
+    }
+}
+
+/// Where the model of a kind lies. Every character of a kind may stand in a key as it is.
+fn model_key(kind: &AssetKind) -> String {
+    format!("models/{kind}/{kind}.model")
+}
+
 /// Where a record lies. The record's id is `{shard}:{sequence number}`, so the objects of a shard lie together in the order of
 /// the stream. Different ids give different keys.
 fn object_key(function: &str, id: &str) -> String {
@@ -87,6 +127,11 @@ mod tests {
     fn a_record_always_lies_at_the_same_place_inside_its_function() {
         assert_eq!(object_key("signal-adjustment", "shardId-000000000006:4959"), "signal-adjustment/shardId-000000000006/4959");
         assert_eq!(object_key("f", "../x y"), "f/..%2Fx%20y");
+    }
+
+    #[test]
+    fn a_model_lies_under_the_name_of_its_kind() {
+        assert_eq!(model_key(&AssetKind::try_from("vehicle_engine").unwrap()), "models/vehicle_engine/vehicle_engine.model");
     }
 
     #[test]

@@ -9,7 +9,8 @@ use serde_json::Value;
 
 use self::duplicates::note_duplicates;
 use super::{Control, ControlMode, ETag, Exit, Intersection, Lane, Movement, MovementSet, Stage, TimeOfDayPlan, Turn};
-use crate::fields::{At, Fault, Faults, Fields, Misfit, array, id, number, one_of, positive, seconds, text};
+use crate::asset::Location;
+use crate::fields::{At, Fault, Faults, Fields, Misfit, array, id, one_of, positive, seconds, text};
 use crate::ids::{DetectorId, IntersectionId};
 use crate::units::Deciseconds;
 
@@ -90,9 +91,7 @@ fn read(document: &Value, faults: &mut Faults) -> Option<Intersection> {
     let mut fields = Fields::of(document, &root, faults)?;
     let intersection_id: Option<IntersectionId> = fields.required("id", &root, faults, id);
     let _name = fields.optional("name", &root, faults, name);
-    if let Some(location) = fields.raw("location") {
-        read_location(location, &root.field("location"), faults);
-    }
+    let location = fields.raw("location").and_then(|value| Location::read(value, &root.field("location"), faults));
     let lanes = read_list(&mut fields, "lanes", (1, LIMITS.lanes), faults, read_lane);
     let exits = read_list(&mut fields, "exits", (0, LIMITS.exits), faults, read_exit);
     let lane_numbers = number_by_id("lanes", document, faults);
@@ -122,6 +121,7 @@ fn read(document: &Value, faults: &mut Faults) -> Option<Intersection> {
     let timing = timing?;
     let mut intersection = Intersection {
         id: intersection_id?,
+        location,
         lanes,
         exits,
         movements,
@@ -150,13 +150,6 @@ fn read(document: &Value, faults: &mut Faults) -> Option<Intersection> {
 fn name(value: &Value) -> Result<(), Misfit> {
     let name = text(value)?;
     if name.chars().count() <= 200 { Ok(()) } else { Err(("out_of_range", "must have at most 200 characters".into())) }
-}
-
-fn read_location(value: &Value, at: &At<'_>, faults: &mut Faults) {
-    let Some(mut fields) = Fields::of(value, at, faults) else { return };
-    fields.required("lat", at, faults, number(-90.0, 90.0));
-    fields.required("lon", at, faults, number(-180.0, 180.0));
-    fields.refuse_others(at, faults);
 }
 
 /// Reads every entry of an array; an entry with a fault is left out, which the faults remember.

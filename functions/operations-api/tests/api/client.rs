@@ -5,7 +5,9 @@ use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode};
 use operations_api::{Store, router};
 use serde_json::Value;
-use shared::memory::Memory;
+use shared::memory::{ManualClock, Memory};
+use shared::ports::{EventBus, ModelSource};
+use shared::units::Timestamp;
 use tower::ServiceExt;
 
 pub(crate) struct Client {
@@ -42,12 +44,19 @@ impl Answer {
 }
 
 pub(crate) async fn over(memory: &Memory) -> Client {
-    Client::new(memory.clone()).await
+    Client::with(memory.clone(), memory.clone(), memory.clone()).await
 }
 
 impl Client {
-    pub(crate) async fn new(store: impl Store) -> Self {
-        let mut client = Self { router: shared::http::complete(router(store)), description: Value::Null };
+    /// Without models that are not shipped.
+    pub(crate) async fn new(store: impl Store, bus: impl EventBus + 'static) -> Self {
+        Self::with(store, bus, Memory::new()).await
+    }
+
+    /// At nine o'clock.
+    pub(crate) async fn with(store: impl Store, bus: impl EventBus + 'static, models: impl ModelSource + 'static) -> Self {
+        let clock = ManualClock::at(Timestamp::parse("2026-11-22T09:00:00Z").unwrap());
+        let mut client = Self { router: shared::http::complete(router(store, clock, bus, models)), description: Value::Null };
         client.description = client.exchange("GET", "/openapi.json", &[], "").await.json();
         client
     }
@@ -59,6 +68,27 @@ impl Client {
     /// The junction of the description's example.
     pub(crate) fn junction(&self) -> Value {
         self.description["components"]["examples"]["Intersection"]["value"].clone()
+    }
+
+    /// An example of the description.
+    pub(crate) fn example(&self, name: &str) -> &Value {
+        &self.description["components"]["examples"][name]["value"]
+    }
+
+    /// All entries of a list, page by page; checks that no page is over the limit. The cursor goes into the address as it is, as
+    /// a careless client does it.
+    pub(crate) async fn all(&self, path: &str, query: &str, limit: usize) -> Vec<Value> {
+        let (mut all, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let page = self.get(&format!("{path}?{query}&limit={limit}&cursor={cursor}")).await.json();
+            let items = page["items"].as_array().unwrap();
+            assert!(items.len() <= limit, "{path}?{query}");
+            all.extend_from_slice(items);
+            match &page["next_cursor"] {
+                Value::String(next) => cursor.clone_from(next),
+                _ => return all,
+            }
+        }
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {

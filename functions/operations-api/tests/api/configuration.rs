@@ -237,7 +237,7 @@ async fn a_page_of_large_configurations_ends_before_it_is_too_large_for_lambda()
 #[tokio::test]
 async fn a_malformed_list_parameter_is_refused_by_its_name_and_an_unknown_one_ignored() {
     let api = over(&Memory::new()).await;
-    for path in ["/v1/intersections", "/v1/plans", "/v1/intersections/J1/decisions"] {
+    for path in ["/v1/intersections", "/v1/plans", "/v1/intersections/J1/decisions", "/v1/assets", "/v1/alerts"] {
         for query in
             ["limit=0", "limit=501", "limit=", "limit=-1", "limit=1.5", "limit=1&limit=2", "cursor=%00", "cursor=..%2F", "cursor=%FF"]
         {

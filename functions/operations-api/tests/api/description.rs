@@ -11,7 +11,7 @@ const METHODS: [&str; 5] = ["get", "put", "post", "delete", "patch"];
 async fn every_documented_operation_is_served_and_no_other_on_its_path() {
     let api = over(&Memory::new()).await;
     for (template, item) in api.description()["paths"].as_object().unwrap() {
-        let path = template.replace("{id}", "J1");
+        let path = template.replace("{id}", "J1").replace("{detector_id}", "n_0");
         let served_here = path != "/v1/readings";
         for method in METHODS {
             let answer = api.exchange(&method.to_uppercase(), &path, &[], "").await;
@@ -51,7 +51,8 @@ async fn health_tells_that_the_service_answers_and_its_version() {
 async fn head_answers_as_get_without_a_body() {
     let api = over(&Memory::new()).await;
     api.put(&api.junction()).await;
-    for path in ["/v1/intersections/J1", "/v1/intersections", "/v1/plans", "/v1/health", "/openapi.json"] {
+    for path in ["/v1/intersections/J1", "/v1/intersections", "/v1/plans", "/v1/assets/J1/n_0", "/v1/alerts", "/v1/health", "/openapi.json"]
+    {
         let (get, head) = (api.get(path).await, api.exchange("HEAD", path, &[], "").await);
         assert_eq!((head.status, head.text.as_str(), head.header("etag")), (get.status, "", get.header("etag")), "{path}");
     }
@@ -60,7 +61,9 @@ async fn head_answers_as_get_without_a_body() {
 #[tokio::test]
 async fn an_unknown_path_is_a_problem() {
     let api = over(&Memory::new()).await;
-    for path in ["/v1", "/v1/intersections/", "/v1/intersections/J1/", "/v1/intersections/J1/plan/x", "/v2/plans", "//"] {
+    for path in
+        ["/v1", "/v1/intersections/", "/v1/intersections/J1/", "/v1/intersections/J1/plan/x", "/v1/assets/J1/n_0/x", "/v2/plans", "//"]
+    {
         assert_eq!(api.exchange("GET", path, &[], "").await.problem(), (404, "not_found".into()), "{path}");
     }
 }

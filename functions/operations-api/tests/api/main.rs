@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a failing test may panic")]
 
+mod alerts;
+mod assets;
 mod client;
 mod configuration;
 mod decisions;
@@ -9,3 +11,4 @@ mod description;
 mod failures;
 mod faults;
 mod plans;
+mod predictions;

@@ -86,7 +86,8 @@ impl Listing<'_> {
 
 /// First and last possible id of a list.
 ///
-/// Ids consist of characters from '#' to 'z' and compare by bytes: '!' lies before and '{' after any of them.
+/// Ids consist of characters from '#' to 'z' and compare by bytes: '!' lies before and '{' after any of them. The sort key of a
+/// detector has a '!' with its own id after it, so '!' at the end still lies before it.
 fn span(prefix: &str, after: Option<&str>) -> (String, String) {
     let low = if prefix.is_empty() { "!" } else { prefix };
     let low = after.map(|after| just_after(&after)).filter(|after| after.as_str() > low).unwrap_or_else(|| low.to_owned());
@@ -190,7 +191,7 @@ mod tests {
     proptest! {
         #[test]
         fn the_merged_buckets_are_one_list_in_order_of_id(
-            ids in prop::collection::btree_set("[A-Za-z0-9][A-Za-z0-9._:#-]{0,3}", 0..80),
+            ids in prop::collection::btree_set("[A-Za-z0-9][A-Za-z0-9._:#-]{0,3}(![A-Za-z0-9]{1,2})?", 0..80),
             prefix in "[A-Za-z0-9]{0,1}",
             limit in 1_usize..20,
             share in 1_usize..6,

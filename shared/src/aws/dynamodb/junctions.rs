@@ -6,8 +6,8 @@ use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
 
 use super::buckets::{self, Listing};
-use super::intersections::readable;
-use super::{DynamoDb, Item, attribute, number, written};
+use super::tables::Junctions;
+use super::{DynamoDb, Item, attribute, number, over_version, readable, written};
 use crate::aws::port_error;
 use crate::ids::IntersectionId;
 use crate::plan::PublishedPlan;
@@ -15,10 +15,10 @@ use crate::ports::{Clock, JunctionRow, JunctionStore, Page, PlanReader, PortErro
 
 const PORT: &str = "the junction store";
 
-impl<C: Clock> JunctionStore for DynamoDb<C> {
+impl<T: AsRef<Junctions> + Send + Sync, C: Clock> JunctionStore for DynamoDb<T, C> {
     async fn load(&self, id: &IntersectionId) -> Result<Option<JunctionRow>, PortError> {
         let key = buckets::key(id.as_str()).into();
-        let call = self.client.get_item().table_name(&self.tables.junctions).set_key(Some(key)).consistent_read(true);
+        let call = self.client.get_item().table_name(&self.table::<Junctions>().name).set_key(Some(key)).consistent_read(true);
         let answer = call.send().await.map_err(|error| port_error(PORT, &error))?;
         let Some(item) = answer.item else { return Ok(None) };
         let version = attribute(PORT, &item, "version")?;
@@ -28,24 +28,17 @@ impl<C: Clock> JunctionStore for DynamoDb<C> {
 
     async fn save(&self, row: &JunctionRow) -> Result<(), WriteError> {
         let Some(expected) = row.version.checked_sub(1) else { return Err(WriteError::Conflict) };
-        let call = self.client.put_item().table_name(&self.tables.junctions).set_item(Some(item(row)?));
-        let call = match expected {
-            0 => call.condition_expression("attribute_not_exists(#id)").expression_attribute_names("#id", "id"),
-            _ => call
-                .condition_expression("#version = :expected")
-                .expression_attribute_names("#version", "version")
-                .expression_attribute_values(":expected", number(expected)),
-        };
-        written(PORT, call.send().await)
+        let call = self.client.put_item().table_name(&self.table::<Junctions>().name).set_item(Some(item(row)?));
+        written(PORT, over_version(call, expected).send().await)
     }
 }
 
-impl<C: Clock> PlanReader for DynamoDb<C> {
+impl<T: AsRef<Junctions> + Send + Sync, C: Clock> PlanReader for DynamoDb<T, C> {
     async fn plan(&self, id: &IntersectionId) -> Result<Option<PublishedPlan>, PortError> {
         let call = self
             .client
             .get_item()
-            .table_name(&self.tables.junctions)
+            .table_name(&self.table::<Junctions>().name)
             .set_key(Some(buckets::key(id.as_str()).into()))
             .projection_expression("#plan")
             .expression_attribute_names("#plan", "plan");
@@ -54,7 +47,7 @@ impl<C: Clock> PlanReader for DynamoDb<C> {
     }
 
     async fn plans(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Page<PublishedPlan>, PortError> {
-        let (client, table) = (&self.client, self.tables.junctions.as_str());
+        let (client, table) = (&self.client, self.table::<Junctions>().name.as_str());
         let listing = Listing { client, port: PORT, table, index: None, consistent: false, attributes: &["plan"] };
         let page = listing.page(prefix, after, limit).await?;
         let read = |id: &str, item: &Item| {
@@ -88,17 +81,6 @@ mod tests {
     use crate::plan::{PlanSource, PlanStage, Reason};
     use crate::units::{Deciseconds, Timestamp};
 
-    /// Size as DynamoDB counts it: names and values; a number takes a byte for two digits and one more.
-    fn size(item: &Item) -> usize {
-        let value = |value: &AttributeValue| match value {
-            AttributeValue::S(text) => text.len(),
-            AttributeValue::N(digits) => digits.len().div_ceil(2) + 1,
-            AttributeValue::B(bytes) => bytes.as_ref().len(),
-            other => panic!("{other:?} is not in the table"),
-        };
-        item.iter().map(|(name, v)| name.len() + value(v)).sum()
-    }
-
     fn row() -> JunctionRow {
         let as_of = Timestamp::parse("2026-11-22T08:00:05Z").unwrap();
         let stage = |n: u32| PlanStage {
@@ -120,7 +102,7 @@ mod tests {
 
     #[test]
     fn a_step_of_a_large_junction_costs_one_write_unit() {
-        let size = size(&item(&row()).unwrap());
+        let size = super::super::size(&item(&row()).unwrap());
         assert!(size <= 1024, "{size} bytes");
     }
 

@@ -1,0 +1,144 @@
+//! The state behind one key of the stream: the detectors of an intersection, a machine, and the alerts of both.
+
+use serde::{Deserialize, Serialize};
+use shared::asset::{AssetHealth, DETECTOR};
+use shared::ids::{AssetKind, IntersectionId};
+use shared::intersection::Intersection;
+use shared::prognosis::Model;
+use shared::reading::SensorReading;
+use shared::units::Timestamp;
+
+use crate::advisory::Advisory;
+use crate::detector::JunctionDetectors;
+use crate::machine::Machine;
+
+/// What a reading did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Folded {
+    /// It changed what is known.
+    New,
+    /// It is not newer than the newest of its source: replayed or late.
+    Replayed,
+    /// It says nothing about the condition of an asset.
+    Ignored,
+}
+
+/// Everything that is known behind one key.
+#[derive(Debug, Default)]
+pub struct State {
+    detectors: Option<JunctionDetectors>,
+    machine: Option<Machine>,
+    advisory: Advisory,
+}
+
+/// The parts are encoded each for itself: another version of one leaves the alerts readable.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    detectors: Option<Vec<u8>>,
+    machine: Option<Vec<u8>>,
+    advisory: Vec<u8>,
+}
+
+impl State {
+    /// Folds one reading, in the order of the stream. `model` knows the kind of its machine, if it is telemetry.
+    pub fn fold(&mut self, reading: &SensorReading, model: Option<&Model>) -> Folded {
+        let mut transitions = Vec::new();
+        let folded = match reading {
+            SensorReading::Detector(_) | SensorReading::ControllerEvent(_) => {
+                let Ok(id) = IntersectionId::try_from(reading.key()) else { return Folded::Ignored };
+                self.detectors.get_or_insert_with(|| JunctionDetectors::new(id)).fold(reading, &mut transitions)
+            }
+            SensorReading::Telemetry(telemetry) => {
+                self.machine.get_or_insert_with(|| Machine::new(telemetry)).fold(telemetry, model, &mut transitions)
+            }
+            SensorReading::SignalState(_) | SensorReading::Position(_) => Folded::Ignored,
+        };
+        self.advise(transitions);
+        folded
+    }
+
+    /// The detectors of this intersection should report.
+    pub fn expect(&mut self, intersection: &Intersection) {
+        let known = self.detectors.get_or_insert_with(|| JunctionDetectors::new(intersection.id().clone()));
+        known.expect(&intersection.detectors().cloned().collect::<Vec<_>>());
+        if let Some(location) = intersection.location() {
+            known.set_longitude(location.lon);
+        }
+    }
+
+    /// Notes what has not reported for too long at this (estimated) event time.
+    pub fn sweep(&mut self, now: Timestamp) {
+        let mut transitions = Vec::new();
+        if let Some(detectors) = &mut self.detectors {
+            detectors.sweep(now, &mut transitions);
+        }
+        self.advise(transitions);
+    }
+
+    fn advise(&mut self, transitions: Vec<crate::advisory::Transition>) {
+        for transition in transitions {
+            self.advisory.apply(transition);
+        }
+    }
+
+    /// The alerts.
+    pub const fn advisory(&mut self) -> &mut Advisory {
+        &mut self.advisory
+    }
+
+    /// Event time of the newest reading.
+    pub fn as_of(&self) -> Option<Timestamp> {
+        self.detectors.as_ref().and_then(JunctionDetectors::as_of).max(self.machine.as_ref().map(Machine::as_of))
+    }
+
+    /// The condition of each asset, the machine first, then the detectors in order of id; `unheard_at` is the time of a junction
+    /// that was never heard.
+    pub fn health(&self, unheard_at: Timestamp) -> Vec<AssetHealth> {
+        let machine = self.machine.as_ref().map(Machine::health);
+        machine.into_iter().chain(self.detectors.iter().flat_map(|detectors| detectors.health(unheard_at))).collect()
+    }
+
+    /// Compact bytes for the store.
+    ///
+    /// # Errors
+    /// [`postcard::Error`] if memory runs out.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, postcard::Error> {
+        postcard::to_stdvec(&Stored {
+            detectors: self.detectors.as_ref().map(postcard::to_stdvec).transpose()?,
+            machine: self.machine.as_ref().map(postcard::to_stdvec).transpose()?,
+            advisory: postcard::to_stdvec(&self.advisory)?,
+        })
+    }
+
+    /// Reads what [`Self::to_bytes`] wrote. A part that another version wrote begins anew: its open alerts are cleared at
+    /// `as_of`, and come back as the same ones if their faults do.
+    pub fn from_bytes(bytes: &[u8], key: &str, as_of: Timestamp) -> Self {
+        let unreadable = |part: &str, error: postcard::Error| tracing::error!(key, part, %error, "a part of the state begins anew");
+        let stored: Stored = match postcard::from_bytes(bytes) {
+            Ok(stored) => stored,
+            Err(error) => {
+                unreadable("everything", error);
+                return Self::default();
+            }
+        };
+        let mut advisory: Advisory = postcard::from_bytes(&stored.advisory).unwrap_or_else(|error| {
+            unreadable("alerts", error);
+            Advisory::default()
+        });
+        let detectors = stored.detectors.and_then(|bytes| {
+            let lost = |error| {
+                unreadable("detectors", error);
+                advisory.clear_all(as_of, |kind| kind.as_str() == DETECTOR);
+            };
+            postcard::from_bytes(&bytes).map_err(lost).ok()
+        });
+        let machine = stored.machine.and_then(|bytes| {
+            let lost = |error| {
+                unreadable("machine", error);
+                advisory.clear_all(as_of, |kind: &AssetKind| kind.as_str() != DETECTOR);
+            };
+            postcard::from_bytes(&bytes).map_err(lost).ok()
+        });
+        Self { detectors, machine, advisory }
+    }
+}

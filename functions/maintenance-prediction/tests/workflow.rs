@@ -1,0 +1,263 @@
+//! Read once, judge, write once, tell: what the workflow does under replays, failures and silence.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::expect_used, reason = "a failing test may panic")]
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use maintenance_prediction::workflow::{Workflow, WorkflowError};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use shared::alert::CloudEvent;
+use shared::asset::{AssetHealth, Fault, HealthState};
+use shared::intersection::Intersection;
+use shared::memory::{ManualClock, Memory};
+use shared::ports::{AlertReader, ConditionReader, ConditionRow, ConditionStore, EventBus, IntersectionStore, PortError};
+use shared::units::{Deciseconds, Timestamp};
+use shared::wire::{ReadingRecord, parse_reading};
+
+const MINUTE: i64 = 60;
+const HOUR: i64 = 60 * MINUTE;
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_millis(1_795_334_400_000 + 1000 * seconds)
+}
+
+fn record(key: &str, seconds: i64, readings: &[Value]) -> ReadingRecord {
+    let parse = |value: &Value| parse_reading(&serde_json::value::to_raw_value(value).unwrap()).unwrap();
+    ReadingRecord { key: key.into(), received_at: at(seconds), readings: readings.iter().map(parse).collect() }
+}
+
+/// What these detectors of J1 counted in the minute that ends now.
+fn minute(seconds: i64, detectors: &[&str]) -> ReadingRecord {
+    let reading = |detector: &&str| {
+        json!({"type": "detector", "intersection_id": "J1", "detector_id": detector, "time": at(seconds), "period_s": 60,
+               "volume": 4 + (seconds / 60 + i64::try_from(detector.len()).unwrap()) % 4})
+    };
+    record("J1", seconds, &detectors.iter().map(reading).collect::<Vec<_>>())
+}
+
+/// An hour in which `n_1` falls silent after twenty minutes and comes back after forty.
+fn hour_with_a_silence() -> Vec<ReadingRecord> {
+    let all = ["n_0", "n_1", "s_0"];
+    let heard = |n: i64| if (20..40).contains(&n) { &["n_0", "s_0"][..] } else { &all[..] };
+    (0..60).map(|n| minute(n * MINUTE, heard(n))).collect()
+}
+
+type City = Workflow<Memory, Memory, Memory, ManualClock>;
+
+fn workflow(memory: &Memory, clock: &ManualClock) -> City {
+    Workflow::new(memory.clone(), memory.clone(), memory.clone(), clock.clone(), Deciseconds::from_secs(60))
+}
+
+fn city() -> (Memory, ManualClock, City) {
+    let (memory, clock) = (Memory::new(), ManualClock::at(at(0)));
+    let workflow = workflow(&memory, &clock);
+    (memory, clock, workflow)
+}
+
+async fn row(memory: &Memory) -> ConditionRow {
+    memory.load_condition("J1").await.unwrap().unwrap()
+}
+
+async fn health(memory: &Memory, asset: &str) -> AssetHealth {
+    let condition = memory.condition("J1").await.unwrap().unwrap();
+    condition.health.into_iter().find(|health| health.asset_id.as_str() == asset).unwrap()
+}
+
+/// Asset, fault, whether it is over, and how often it came, of each alert.
+async fn alerts(memory: &Memory) -> Vec<(String, Fault, bool, u32)> {
+    let alerts = memory.alerts(None, 500).await.unwrap().items;
+    alerts.into_iter().map(|alert| (alert.asset_id.to_string(), alert.fault, alert.cleared_at.is_some(), alert.occurrences)).collect()
+}
+
+#[tokio::test]
+async fn a_detector_that_falls_silent_is_in_alarm_until_it_comes_back() {
+    let (memory, _, workflow) = city();
+    let records = hour_with_a_silence();
+    workflow.handle("J1", &records[..35]).await.unwrap();
+    assert_eq!(alerts(&memory).await, [("J1/n_1".to_owned(), Fault::NoData, false, 1)]);
+    let silent = health(&memory, "J1/n_1").await;
+    assert_eq!((silent.state, silent.fault), (HealthState::Alarm, Some(Fault::NoData)));
+    assert_ne!(health(&memory, "J1/n_0").await.state, HealthState::Alarm);
+
+    workflow.handle("J1", &records[35..]).await.unwrap();
+    assert_eq!(alerts(&memory).await, [("J1/n_1".to_owned(), Fault::NoData, true, 1)]);
+    assert_ne!(health(&memory, "J1/n_1").await.state, HealthState::Alarm);
+    let told: Vec<_> = memory.events().iter().map(|event| event.r#type).collect();
+    assert_eq!(told, ["greenwave.alert.raised", "greenwave.alert.cleared"]);
+}
+
+#[tokio::test]
+async fn a_replay_changes_nothing() {
+    let (memory, clock, first) = city();
+    let records = hour_with_a_silence();
+    first.handle("J1", &records).await.unwrap();
+    let (row_before, events_before) = (row(&memory).await, memory.events().len());
+    for replaying in [first, workflow(&memory, &clock)] {
+        let tally = replaying.handle("J1", &records).await.unwrap();
+        assert_eq!((tally.folded, tally.alerts_changed), (0, 0));
+        assert_eq!((row(&memory).await, memory.events().len()), (row_before.clone(), events_before));
+    }
+}
+
+#[tokio::test]
+async fn who_was_overtaken_judges_again_on_what_is_stored() {
+    let (memory, clock, first) = city();
+    let second = workflow(&memory, &clock);
+    let records = hour_with_a_silence();
+    first.handle("J1", &records[..10]).await.unwrap();
+    second.handle("J1", &records[10..35]).await.unwrap();
+    // The first still remembers ten minutes.
+    first.handle("J1", &records[35..]).await.unwrap();
+    assert_eq!(alerts(&memory).await, [("J1/n_1".to_owned(), Fault::NoData, true, 1)]);
+}
+
+/// A bus that fails as often as it is told to, and then is the memory's.
+struct Flaky {
+    bus: Memory,
+    failures: AtomicU32,
+    error: PortError,
+}
+
+impl EventBus for Flaky {
+    async fn publish(&self, events: &[CloudEvent]) -> Result<(), PortError> {
+        if self.failures.load(Ordering::Relaxed) > 0 {
+            self.failures.fetch_sub(1, Ordering::Relaxed);
+            return Err(self.error.clone());
+        }
+        self.bus.publish(events).await
+    }
+}
+
+fn with_bus(error: PortError, failures: u32) -> (Memory, Workflow<Memory, Flaky, Memory, ManualClock>) {
+    let memory = Memory::new();
+    let bus = Flaky { bus: memory.clone(), failures: failures.into(), error };
+    let workflow = Workflow::new(memory.clone(), bus, memory.clone(), ManualClock::at(at(0)), Deciseconds::from_secs(60));
+    (memory, workflow)
+}
+
+#[tokio::test]
+async fn what_a_failure_left_untold_is_told_when_the_readings_come_again_and_only_once() {
+    let (memory, workflow) = with_bus(PortError::Unavailable("the bus", "busy".into()), 1);
+    let records = &hour_with_a_silence()[..35];
+    assert!(matches!(workflow.handle("J1", records).await, Err(WorkflowError::Port(_))));
+    assert_eq!(memory.events(), []);
+    for _ in 0..2 {
+        workflow.handle("J1", records).await.unwrap();
+        assert_eq!(memory.events().len(), 1);
+    }
+    assert_eq!(alerts(&memory).await, [("J1/n_1".to_owned(), Fault::NoData, false, 1)]);
+}
+
+#[tokio::test]
+async fn an_event_that_is_refused_for_good_holds_no_reading_back() {
+    let (memory, workflow) = with_bus(PortError::Unusable("the bus", "denied".into()), 1);
+    workflow.handle("J1", &hour_with_a_silence()[..35]).await.unwrap();
+    assert_eq!((alerts(&memory).await.len(), memory.events().len()), (1, 0));
+}
+
+#[tokio::test]
+async fn a_junction_that_falls_silent_as_a_whole_is_found_by_the_sweep() {
+    let (memory, clock, workflow) = city();
+    let all = ["n_0", "n_1"];
+    workflow.handle("J1", &(0..30).map(|n| minute(n * MINUTE, &all)).collect::<Vec<_>>()).await.unwrap();
+    clock.set(at(33 * MINUTE));
+    assert_eq!(workflow.sweep().await.unwrap().alerts_changed, 0, "it is too early to say");
+    clock.set(at(45 * MINUTE));
+    let swept = workflow.sweep().await.unwrap();
+    assert_eq!((swept.quiet, swept.alerts_changed), (1, 2));
+    let silent = |over| vec![("J1/n_0".to_owned(), Fault::NoData, over, 1), ("J1/n_1".to_owned(), Fault::NoData, over, 1)];
+    let mut found = alerts(&memory).await;
+    found.sort_by(|a, b| a.0.cmp(&b.0));
+    assert_eq!(found, silent(false));
+    assert_eq!(workflow.sweep().await.unwrap().alerts_changed, 0, "a second sweep has nothing new");
+
+    // The backlog arrives, and then what is new.
+    workflow.handle("J1", &(30..75).map(|n| minute(n * MINUTE, &all)).collect::<Vec<_>>()).await.unwrap();
+    let mut found = alerts(&memory).await;
+    found.sort_by(|a, b| a.0.cmp(&b.0));
+    assert_eq!(found, silent(true));
+}
+
+#[tokio::test]
+async fn recorded_data_of_another_year_is_not_silent_because_it_is_old() {
+    let (memory, clock, workflow) = city();
+    let mut records: Vec<_> = (0..30).map(|n| minute(n * MINUTE, &["n_0", "n_1"])).collect();
+    for record in &mut records {
+        record.received_at = at(1_000 * 24 * HOUR);
+    }
+    clock.set(at(1_000 * 24 * HOUR + 30));
+    workflow.handle("J1", &records).await.unwrap();
+    assert_eq!(workflow.sweep().await.unwrap().alerts_changed, 0);
+    assert_eq!(alerts(&memory).await, []);
+}
+
+#[tokio::test]
+async fn a_configured_junction_that_never_reports_is_missed() {
+    let (memory, clock, workflow) = city();
+    let document: Value = serde_json::from_str(include_str!("../../../events/intersection.json")).unwrap();
+    let intersection = Intersection::try_from(document).unwrap();
+    memory.put(None, &intersection).await.unwrap();
+    assert_eq!(workflow.sweep().await.unwrap().unheard, 1);
+    assert_eq!(alerts(&memory).await, []);
+    clock.set(at(2 * HOUR));
+    workflow.sweep().await.unwrap();
+    let found = alerts(&memory).await;
+    assert_eq!(found.len(), intersection.detectors().count());
+    assert!(found.iter().all(|(_, fault, over, _)| *fault == Fault::NoData && !over), "{found:?}");
+}
+
+#[tokio::test]
+async fn a_machine_whose_kind_no_model_knows_is_unknown_and_says_so() {
+    let (memory, _, workflow) = city();
+    let sample =
+        json!({"type": "telemetry", "asset_id": "truck-17", "asset_kind": "wheel", "time": at(0), "cycle": 1, "metrics": {"s2": 1.0}});
+    workflow.handle("truck-17", &[record("truck-17", 0, &[sample])]).await.unwrap();
+    let condition = memory.condition("truck-17").await.unwrap().unwrap();
+    assert_eq!(condition.health[0].state, HealthState::Unknown);
+    assert!(condition.health[0].reasons[0].text.contains("wheel"), "{:?}", condition.health[0].reasons);
+}
+
+#[tokio::test]
+async fn a_state_that_cannot_be_read_begins_anew() {
+    let (memory, clock, before) = city();
+    before.handle("J1", &hour_with_a_silence()[..35]).await.unwrap();
+    let mut strange = row(&memory).await;
+    (strange.version, strange.state) = (strange.version + 1, vec![0xff; 9]);
+    memory.save_condition(&strange).await.unwrap();
+    workflow(&memory, &clock).handle("J1", &hour_with_a_silence()[35..]).await.unwrap();
+    assert_eq!(health(&memory, "J1/n_0").await.fault, None);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    /// Whatever the batches, and whatever comes twice: the same condition and the same alerts.
+    #[test]
+    fn batches_and_duplicates_make_no_difference(cuts in prop::collection::vec(1..60_usize, 0..6), again in prop::collection::vec(any::<prop::sample::Index>(), 0..4)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let records = hour_with_a_silence();
+            let (whole, _, workflow) = city();
+            workflow.handle("J1", &records).await.unwrap();
+
+            let (parts, _, workflow) = city();
+            let mut ends: Vec<_> = cuts.into_iter().chain([60]).collect();
+            ends.sort_unstable();
+            let mut from = 0;
+            for to in ends {
+                workflow.handle("J1", &records[from..to]).await.unwrap();
+                for index in &again {
+                    let upto = index.index(to);
+                    workflow.handle("J1", &records[upto / 2..upto]).await.unwrap();
+                }
+                from = to;
+            }
+            let (one, other) = (row(&whole).await, row(&parts).await);
+            assert_eq!(one.condition, other.condition);
+            assert!(one.state == other.state, "the states differ");
+            assert_eq!(whole.alerts(None, 500).await.unwrap(), parts.alerts(None, 500).await.unwrap());
+            assert_eq!(whole.events(), parts.events());
+        });
+    }
+}
