@@ -78,6 +78,11 @@ impl Api {
         Intersection::try_from(configured).map_err(|faults| DemoError::Unreadable { request, problem: format!("{faults:?}") })
     }
 
+    /// Registers an asset.
+    pub(super) async fn register(&self, id: &str, document: &Value) -> Result<(), DemoError> {
+        self.call(Method::PUT, &format!("/v1/assets/{id}"), Some(document), None).await?.accepted().map(drop)
+    }
+
     /// Posts readings; tells how many were accepted.
     pub(super) async fn post(&self, readings: &[Value]) -> Result<u64, DemoError> {
         let (request, body) = self.call(Method::POST, "/v1/readings", Some(&json!({"readings": readings})), None).await?.accepted()?;

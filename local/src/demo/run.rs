@@ -134,7 +134,14 @@ fn introduce(Options { seed, speed, url, .. }: &Options, start: Timestamp, repor
     report(format!("A made-up city of {junctions} junctions (seed {seed}), {speed} times faster than life, from {start}."));
     report("Greenwave runs its signals through the public API; the same vehicles drive under time-of-day plans beside it.".into());
     report(format!("  open {url}/"));
-    for path in ["/v1/intersections/demo-1-1/plan", "/v1/intersections/demo-1-1/decisions", "/v1/plans?prefix=demo-"] {
+    let paths = [
+        "/v1/intersections/demo-1-1/plan",
+        "/v1/intersections/demo-1-1/decisions",
+        "/v1/plans?prefix=demo-",
+        "/v1/assets/demo-turbine-1/health",
+        "/v1/alerts?status=open",
+    ];
+    for path in paths {
         report(format!("  curl '{url}{path}'"));
     }
 }
@@ -181,6 +188,7 @@ impl Demo {
         for junction in city.junctions() {
             intersections.push(api.configure(&city.id(junction), &city.document(junction)).await?);
         }
+        Shop::register(&api).await?;
         // Readings older than those of the last run would be late: a new run is a new day.
         let newest = api.plans().await?.iter().map(|plan| plan.as_of).max();
         let start = newest.map_or(FIRST_MORNING, morning_after);
@@ -378,9 +386,27 @@ mod tests {
             let mut lines = Vec::new();
             let summary = run(host.router(), quick(5.0), pending(), |line| lines.push(line)).await.unwrap();
             assert!(lines[0].contains(day), "{}", lines[0]);
-            assert_eq!((summary.readings, summary.plans, summary.simulated_s), (60 * 6 * 13, 60 * 6, 300));
+            assert_eq!((summary.readings, summary.plans, summary.simulated_s), (60 * 6 * 13 + 30, 60 * 6, 300));
             assert_eq!((summary.plans_late, summary.refused, summary.forced), (0, 0, 0));
             assert!(summary.vehicles > 100 && summary.delay_mean_s > 0.0);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_breaks_or_wears_out_is_alerted_acknowledged_repaired_and_cleared() {
+        let directory = tempfile::tempdir().unwrap();
+        let host = crate::serve::Host::start(directory.path(), 0, crate::serve::Options::default()).await.unwrap();
+        let mut lines = Vec::new();
+        run(host.router(), quick(30.0), pending(), |line| lines.push(line)).await.unwrap();
+        let first = |text: &str| lines.iter().position(|line| line.contains(text)).unwrap_or_else(|| panic!("no '{text}': {lines:#?}"));
+        let broken = lines[first(" breaks ")].split("detector ").nth(1).unwrap().split(' ').next().unwrap();
+        for (asset, fault) in [("demo-turbine-1", "end_of_life"), (broken, "no_data")] {
+            let alerted = first(&format!("ALERT {asset} {fault}"));
+            let course = ["the crew acknowledges the alert of", "the crew has repaired", "is cleared"].map(|what| {
+                let told = |line: &String| line.contains(what) && line.contains(asset);
+                lines.iter().position(told).unwrap_or_else(|| panic!("no '{what}' of {asset}: {lines:#?}"))
+            });
+            assert!(alerted < course[0] && course.is_sorted(), "{lines:#?}");
         }
     }
 
@@ -395,6 +421,7 @@ mod tests {
             .route("/v1/alerts", plans)
             .route("/v1/readings", accepted)
             .route("/v1/intersections/{id}", put(|body: axum::Json<Value>| async { body }))
+            .route("/v1/assets/{id}", put(|body: axum::Json<Value>| async { body }))
     }
 
     #[tokio::test(start_paused = true)]
@@ -426,7 +453,11 @@ mod tests {
             )
         });
         let plans = get(|| async { axum::Json(json!({"items": []})) });
-        let api = Router::new().route("/v1/plans", plans).route("/v1/readings", refusing).route("/v1/intersections/{id}", guarded);
+        let api = Router::new()
+            .route("/v1/plans", plans)
+            .route("/v1/readings", refusing)
+            .route("/v1/intersections/{id}", guarded)
+            .route("/v1/assets/{id}", put(|body: axum::Json<Value>| async { body }));
         let error = run(api, quick(1.0), pending(), |_| {}).await.unwrap_err();
         let text = "POST /v1/readings was answered 422 Unprocessable Entity: None of 78 readings is valid (no_valid_readings). First: /time is more than 24 h old.";
         assert_eq!(error.to_string(), text);

@@ -10,6 +10,7 @@ use shared::units::{Deciseconds, Timestamp};
 
 use super::api::{Api, DemoError};
 use super::city::{City, Side, Turn};
+use super::turbine::{self, Turbine};
 
 /// When the first detector breaks, and how much later the next one.
 const FIRST_FAULT: Deciseconds = Deciseconds::from_secs(6 * 60);
@@ -18,7 +19,7 @@ const NEXT_FAULT: Deciseconds = Deciseconds::from_secs(20 * 60);
 const LOOK: Deciseconds = Deciseconds::from_secs(15);
 /// From the alert until somebody says that they know, and from then until it is repaired.
 const ACKNOWLEDGED_AFTER: Deciseconds = Deciseconds::from_secs(60);
-const REPAIRED_AFTER: Deciseconds = Deciseconds::from_secs(4 * 60);
+const REPAIRED_AFTER: Deciseconds = Deciseconds::from_secs(2 * 60);
 /// Who works here.
 const CREW: &str = "demo crew";
 
@@ -50,6 +51,7 @@ struct Job {
 pub(super) struct Shop {
     city: City,
     rng: ChaCha8Rng,
+    turbine: Turbine,
     broken: Vec<Broken>,
     next_fault: Timestamp,
     next_look: Timestamp,
@@ -62,7 +64,8 @@ pub(super) struct Shop {
 impl Shop {
     pub(super) fn new(city: City, seed: u64, start: Timestamp) -> Self {
         let (next_fault, rng) = (start + FIRST_FAULT, ChaCha8Rng::seed_from_u64(seed));
-        Self { city, rng, broken: Vec::new(), next_fault, next_look: start, jobs: Vec::new(), news: Vec::new(), is_first: true }
+        let turbine = Turbine::new(seed, start);
+        Self { city, rng, turbine, broken: Vec::new(), next_fault, next_look: start, jobs: Vec::new(), news: Vec::new(), is_first: true }
     }
 
     /// What happened since it was last asked, a line each.
@@ -70,8 +73,17 @@ impl Shop {
         mem::take(&mut self.news).into_iter()
     }
 
-    /// Breaks what is due, and gives the readings the faults of their detectors.
+    /// Tells Greenwave of what is not part of a junction.
+    ///
+    /// # Errors
+    /// [`DemoError`] if the API refuses it.
+    pub(super) async fn register(api: &Api) -> Result<(), DemoError> {
+        api.register(turbine::ID, &Turbine::document()).await
+    }
+
+    /// Breaks what is due, gives the readings the faults of their detectors, and adds those of the turbine.
     pub(super) fn spoil(&mut self, now: Timestamp, readings: &mut Vec<Value>) {
+        readings.extend(self.turbine.reading(now));
         if now >= self.next_fault {
             self.next_fault = now + NEXT_FAULT;
             self.break_one(now);
@@ -140,6 +152,9 @@ impl Shop {
                 Some(at) if !job.repaired && now >= at + REPAIRED_AFTER => {
                     job.repaired = true;
                     self.broken.retain(|broken| format!("{}/{}", broken.junction, broken.detector) != job.asset);
+                    if job.asset == turbine::ID {
+                        self.turbine.overhaul();
+                    }
                     lines.push(format!("the crew has repaired {}", job.asset));
                 }
                 _ => {}
