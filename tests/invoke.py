@@ -149,7 +149,7 @@ def run(logs, processes):
     newest = {"statusCode": plan.get("statusCode"), "as_of": (plan.get("body") or {}).get("as_of")}
     good.append(check("the plan rests on the newest readings", {"statusCode": 200, "as_of": "2026-11-22T08:00:10.000Z"}, newest))
     objects = client("s3").list_objects_v2(Bucket="quarantine").get("Contents", [])
-    good.append(check("the poison record is in the quarantine", 1, len(objects)))
+    good.append(check("the poison records are in the quarantine", 2, len(objects)))
     shard = client("kinesis").get_shard_iterator(
         StreamName="readings", ShardId="shardId-000000000000", ShardIteratorType="TRIM_HORIZON"
     )

@@ -97,8 +97,10 @@ struct Score {
     nasa_score_mean: f64,
     coverage: f64,
     width_mean: f64,
-    alert_precision: f64,
-    alert_recall: f64,
+    /// None without a cut that is predicted to be near its end.
+    alert_precision: Option<f64>,
+    /// None without a cut that is near its end.
+    alert_recall: Option<f64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -116,7 +118,7 @@ impl Score {
         let mean = |value: &dyn Fn(&Judged) -> f64| judged.iter().copied().map(value).sum::<f64>() / float(cuts.max(1));
         let share = |of: &dyn Fn(&Judged) -> bool, in_all: &dyn Fn(&Judged) -> bool| {
             let all = judged.iter().filter(|judged| in_all(judged)).count();
-            float(judged.iter().filter(|judged| in_all(judged) && of(judged)).count()) / float(all.max(1))
+            (all > 0).then(|| float(judged.iter().filter(|judged| in_all(judged) && of(judged)).count()) / float(all))
         };
         let nasa = |judged: &Judged| {
             let late = judged.predicted - judged.left;
@@ -127,7 +129,7 @@ impl Score {
             rmse: mean(&|judged| (judged.predicted - judged.left).powi(2)).sqrt(),
             bias: mean(&|judged| judged.predicted - judged.left),
             nasa_score_mean: mean(&nasa),
-            coverage: share(&|judged| (judged.lower..=judged.upper).contains(&judged.left), &|_| true),
+            coverage: share(&|judged| (judged.lower..=judged.upper).contains(&judged.left), &|_| true).unwrap_or(0.0),
             width_mean: mean(&|judged| judged.upper - judged.lower),
             alert_precision: share(&|judged| judged.low, &|judged| judged.predicted_low),
             alert_recall: share(&|judged| judged.predicted_low, &|judged| judged.low),
@@ -135,9 +137,11 @@ impl Score {
     }
 
     fn line(&self, name: &str) -> String {
+        let share = |share: Option<f64>| share.map_or("-".to_owned(), |share| format!("{share:.3}"));
+        let (precision, recall) = (share(self.alert_precision), share(self.alert_recall));
+        let Self { cuts, rmse, bias, nasa_score_mean, coverage, width_mean, .. } = self;
         format!(
-            "{name:<24} {:>7} {:>6.2} {:>+6.2} {:>6.2} {:>8.3} {:>6.1} {:>9.3} {:>6.3}",
-            self.cuts, self.rmse, self.bias, self.nasa_score_mean, self.coverage, self.width_mean, self.alert_precision, self.alert_recall
+            "{name:<24} {cuts:>7} {rmse:>6.2} {bias:>+6.2} {nasa_score_mean:>6.2} {coverage:>8.3} {width_mean:>6.1} {precision:>9} {recall:>6}"
         )
     }
 }
