@@ -340,6 +340,54 @@ fn a_detector_that_cannot_be_trusted_has_no_say_and_is_named() {
 }
 
 #[test]
+fn a_silent_detector_is_alerted_acknowledged_and_cleared_and_has_no_say_meanwhile() {
+    let (_directory, city) = city();
+    city.configure(&configuration("J1"));
+    let steps = |from: i64, to: i64, silent: bool| {
+        for seconds in (from..to).step_by(5) {
+            let mut readings = step("J1", at(seconds), CROSS_TRAFFIC);
+            readings.retain(|reading| !(silent && reading["detector_id"] == "n_0"));
+            city.post(&readings);
+        }
+    };
+    let alerts = |status: &str| {
+        let answer = city.client.get(&format!("/v1/alerts?asset_id=J1%2Fn_0&status={status}"));
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.json()["items"].as_array().unwrap().first().cloned()
+    };
+    steps(5, 30, false);
+    steps(30, 360, true);
+    let alert = eventually("an open alert", || alerts("open"));
+    assert_eq!((&alert["asset_id"], &alert["fault"], &alert["occurrences"]), (&json!("J1/n_0"), &json!("no_data"), &json!(1)));
+    let health = city.client.get("/v1/assets/J1%2Fn_0/health").json();
+    assert_eq!((&health["state"], &health["fault"]), (&json!("alarm"), &json!("no_data")));
+
+    let path = format!("/v1/alerts/{}", alert["id"].as_str().unwrap());
+    let known = city.client.send_json("POST", &format!("{path}/acknowledgement"), &[], &json!({"by": "Ada", "note": "On my way."}));
+    assert_eq!((known.status, &known.json()["status"]), (200, &json!("acknowledged")));
+    assert_eq!((alerts("open"), alerts("acknowledged")), (None, Some(known.json())));
+
+    // From the next step on, its lane is no matter of its detector.
+    city.post(
+        &waiting_step("J1")
+            .into_iter()
+            .map(|mut reading| {
+                reading["time"] = json!(at(360));
+                reading
+            })
+            .collect::<Vec<_>>(),
+    );
+    city.plan_as_of("J1", at(360));
+    let named = city.decisions("J1").into_iter().flat_map(|decision| decision.distrusted).any(|d| d.reason == "in_alarm");
+    assert!(named, "no decision tells that n_0 is in alarm");
+
+    steps(365, 480, false);
+    let cleared = eventually("a cleared alert", || alerts("cleared"));
+    assert_eq!((&cleared["id"], &cleared["acknowledgement"]["by"]), (&alert["id"], &json!("Ada")));
+    assert_eq!(city.client.send_json("POST", &format!("{path}/acknowledgement"), &[], &json!({"by": "Bob"})).status, 409);
+}
+
+#[test]
 fn readings_may_come_packed() {
     let (_directory, city) = city();
     city.configure(&configuration("J1"));

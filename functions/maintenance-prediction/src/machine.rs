@@ -167,3 +167,127 @@ impl Machine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use shared::prognosis::shipped;
+
+    use super::*;
+
+    const DAY_MS: i64 = 86_400_000;
+    const LIFE: u64 = 140;
+
+    fn turbofan() -> Model {
+        Model::from_bytes(shipped(&AssetKind::try_from("turbofan").unwrap()).unwrap()).unwrap()
+    }
+
+    /// The sample of a cycle of a turbofan at sea level that lasts [`LIFE`] cycles.
+    fn sample(n: i64, cycle: u64) -> Telemetry {
+        let wear = (3.5 * f64::from(u32::try_from(cycle).unwrap()) / f64::from(u32::try_from(LIFE).unwrap())).exp_m1() / 3.5_f64.exp_m1();
+        let metrics = [
+            ("op1", 0.0, 0.0),
+            ("op2", 0.0, 0.0),
+            ("op3", 100.0, 0.0),
+            ("s2", 642.2, 1.4),
+            ("s3", 1585.0, 17.0),
+            ("s4", 1400.0, 28.0),
+            ("s7", 554.3, -2.9),
+            ("s8", 2388.05, 0.15),
+            ("s9", 9052.0, 10.0),
+            ("s11", 47.3, 0.95),
+            ("s12", 522.0, -2.4),
+            ("s13", 2388.05, 0.15),
+            ("s14", 8135.0, 8.0),
+            ("s15", 8.41, 0.13),
+            ("s17", 391.5, 5.0),
+            ("s20", 38.98, -0.63),
+            ("s21", 23.38, -0.36),
+        ];
+        Telemetry {
+            asset_id: AssetId::try_from("engine-1").unwrap(),
+            asset_kind: AssetKind::try_from("turbofan").unwrap(),
+            time: Timestamp::from_millis(n * DAY_MS),
+            cycle: Some(cycle),
+            metrics: metrics.map(|(name, new, change)| (name.to_owned(), new + wear.min(1.2) * change)).into(),
+        }
+    }
+
+    /// A life, and the beginning of the next after an overhaul.
+    fn samples() -> Vec<Telemetry> {
+        (1..=LIFE - 5).chain(1..=20).zip(1..).map(|(cycle, n)| sample(n, cycle)).collect()
+    }
+
+    fn follow(model: &Model, samples: &[Telemetry]) -> (Machine, Vec<Transition>) {
+        let (mut machine, mut transitions) = (Machine::new(&samples[0]), Vec::new());
+        for sample in samples {
+            machine.fold(sample, Some(model), &mut transitions);
+        }
+        (machine, transitions)
+    }
+
+    #[test]
+    fn an_alert_is_raised_once_near_the_end_and_cleared_by_an_overhaul() {
+        let (model, samples) = (turbofan(), samples());
+        let (machine, transitions) = follow(&model, &samples);
+        let changes: Vec<_> = transitions.iter().map(|transition| (transition.fault, transition.change)).collect();
+        assert_eq!(changes, [(Fault::EndOfLife, Change::Raised), (Fault::EndOfLife, Change::Cleared)]);
+        let raised = transitions[0].at.as_millis() / DAY_MS;
+        assert!((i64::try_from(LIFE).unwrap() - 60..i64::try_from(LIFE).unwrap() - 10).contains(&raised), "raised at cycle {raised}");
+        assert!(transitions[0].text.contains("cycles are left"), "{}", transitions[0].text);
+        assert_eq!((machine.health().state, machine.health().fault), (HealthState::Normal, None));
+    }
+
+    #[test]
+    fn the_state_of_a_machine_takes_less_than_two_kilobytes() {
+        let (machine, _) = follow(&turbofan(), &samples()[..100]);
+        let bytes = postcard::to_stdvec(&machine).unwrap();
+        assert!(bytes.len() <= 2_048, "{} bytes", bytes.len());
+        assert_eq!(postcard::from_bytes::<Machine>(&bytes).unwrap(), machine);
+    }
+
+    #[test]
+    fn a_clock_that_jumps_far_ahead_once_makes_nothing_late() {
+        let (model, samples) = (turbofan(), samples());
+        let mut jumped = samples.clone();
+        jumped.insert(50, Telemetry { time: Timestamp::from_millis(i64::MAX), ..samples[50].clone() });
+        let ((straight, alerts), (odd, same)) = (follow(&model, &samples), follow(&model, &jumped));
+        assert_eq!((straight.health(), alerts), (odd.health(), same));
+    }
+
+    #[test]
+    fn a_machine_that_stood_for_years_is_believed_at_its_second_sample() {
+        let model = turbofan();
+        let later = |n| sample(n, u64::try_from(n - 1_000).unwrap());
+        let (machine, _) = follow(&model, &[sample(1, 1), later(1_002), later(1_003)]);
+        assert_eq!(machine.as_of(), later(1_003).time);
+    }
+
+    #[test]
+    fn another_kind_under_the_same_id_is_another_machine() {
+        let model = turbofan();
+        let (mut machine, mut transitions) = follow(&model, &samples()[..50]);
+        let pump = Telemetry { asset_kind: AssetKind::try_from("pump").unwrap(), ..sample(60, 51) };
+        machine.fold(&pump, None, &mut transitions);
+        let health = machine.health();
+        assert_eq!((health.kind.as_str(), health.state, health.model), ("pump", HealthState::Unknown, None));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        #[test]
+        fn samples_that_come_again_or_too_late_change_nothing(again in prop::collection::vec((0..155_usize, 0..155_usize), 1..40)) {
+            let (model, samples) = (turbofan(), samples());
+            let (straight, alerts) = follow(&model, &samples);
+            let mut disturbed = Vec::new();
+            for (n, sample) in samples.iter().enumerate() {
+                disturbed.push(sample.clone());
+                let old = again.iter().filter(|(after, _)| *after == n).map(|(_, old)| samples[(*old).min(n)].clone());
+                disturbed.extend(old);
+            }
+            let (machine, same) = follow(&model, &disturbed);
+            assert_eq!((straight, alerts), (machine, same));
+        }
+    }
+}
