@@ -8,6 +8,7 @@
 
 pub mod alert;
 pub mod asset;
+pub mod attempts;
 pub mod fields;
 pub mod ids;
 pub mod intersection;

@@ -35,7 +35,7 @@ mod stream {
         shared::batch::process(event, FUNCTION, quarantine, async |key: String, records| {
             let tally = workflow.handle(&key, &records).await?;
             tracing::debug!(key, ?tally, "readings folded");
-            Ok::<_, crate::workflow::WorkflowError>(())
+            Ok::<_, shared::attempts::WorkflowError>(())
         })
         .await
     }

@@ -7,10 +7,10 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use shared::asset::DETECTOR;
+use shared::attempts::{ATTEMPTS, AttemptError, WorkflowError};
 use shared::ids::{AssetKind, IntersectionId};
 use shared::ports::{
     AlertStore, Clock, Condition, ConditionReader, ConditionRow, ConditionStore, EventBus, IntersectionStore, ModelSource, PortError,
-    WriteError,
 };
 use shared::prognosis::{Model, Models};
 use shared::reading::SensorReading;
@@ -19,8 +19,6 @@ use shared::wire::ReadingRecord;
 
 use crate::state::{Folded, State};
 
-/// How often a group is judged again when another writer was faster.
-const ATTEMPTS: usize = 3;
 /// Keys that a warm function remembers. A junction with 24 detectors takes about 50 KB.
 const REMEMBERED_MAX: usize = 1_000;
 /// A junction of which nothing came for this long is looked at by the sweep: five minutes longer than a batch may wait to be
@@ -28,20 +26,6 @@ const REMEMBERED_MAX: usize = 1_000;
 const QUIET: Deciseconds = Deciseconds::from_secs(600);
 /// Entries read at once by the sweep.
 const SWEEP_PAGE: usize = 100;
-
-/// Why the records of a key did not take effect. All of them may succeed when they come again.
-#[derive(Debug, thiserror::Error)]
-pub enum WorkflowError {
-    /// A store failed.
-    #[error(transparent)]
-    Port(#[from] PortError),
-    /// Somebody else kept writing the same key.
-    #[error("another writer was faster {ATTEMPTS} times")]
-    Contended,
-    /// A state could not be encoded.
-    #[error("the state cannot be stored: {0}")]
-    Encoding(#[from] postcard::Error),
-}
 
 /// What happened to the readings of a group.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -113,8 +97,8 @@ where
         }
         for _ in 0..ATTEMPTS {
             match self.attempt(key, records, &models).await {
-                Err(WriteFailure::Conflict) => {}
-                Err(WriteFailure::Other(error)) => return Err(error),
+                Err(AttemptError::Conflict) => {}
+                Err(AttemptError::Other(error)) => return Err(error),
                 Ok(tally) => return Ok(tally),
             }
         }
@@ -137,7 +121,7 @@ where
         key: &str,
         records: &[ReadingRecord],
         models: &HashMap<AssetKind, Option<Arc<Model>>>,
-    ) -> Result<Tally, WriteFailure> {
+    ) -> Result<Tally, AttemptError> {
         let mut warm = self.recall(key).await?;
         self.expect_configured(key, records, &mut warm).await?;
         let mut tally = Tally::default();
@@ -205,7 +189,7 @@ where
     }
 
     /// Writes the row, on the condition that nobody wrote it since.
-    async fn save(&self, key: &str, warm: &mut Warm) -> Result<(), WriteFailure> {
+    async fn save(&self, key: &str, warm: &mut Warm) -> Result<(), AttemptError> {
         let as_of = warm.state.as_of().unwrap_or(warm.received_at);
         let condition = Condition { key: key.to_owned(), as_of, received_at: warm.received_at, health: warm.state.health(as_of) };
         let row = ConditionRow { version: warm.version + 1, condition, state: warm.state.to_bytes()? };
@@ -215,7 +199,7 @@ where
     }
 
     /// Stores and publishes what has not been told of the alerts, and notes that it is.
-    async fn tell(&self, key: &str, warm: &mut Warm) -> Result<u32, WriteFailure> {
+    async fn tell(&self, key: &str, warm: &mut Warm) -> Result<u32, AttemptError> {
         let (alerts, events) = warm.state.advisory().untold();
         if events.is_empty() {
             return Ok(0);
@@ -290,8 +274,8 @@ where
                 Ok(changed)
             }
             // Readings came in the meantime: it is not silent any more.
-            Err(WriteFailure::Conflict) => Ok(0),
-            Err(WriteFailure::Other(error)) => Err(error),
+            Err(AttemptError::Conflict) => Ok(0),
+            Err(AttemptError::Other(error)) => Err(error),
         }
     }
 
@@ -303,28 +287,8 @@ where
         warm.state.sweep(now);
         match self.save(id.as_str(), &mut warm).await {
             // Its first readings came in the meantime.
-            Ok(()) | Err(WriteFailure::Conflict) => Ok(()),
-            Err(WriteFailure::Other(error)) => Err(error),
+            Ok(()) | Err(AttemptError::Conflict) => Ok(()),
+            Err(AttemptError::Other(error)) => Err(error),
         }
-    }
-}
-
-enum WriteFailure {
-    Conflict,
-    Other(WorkflowError),
-}
-
-impl From<WriteError> for WriteFailure {
-    fn from(error: WriteError) -> Self {
-        match error {
-            WriteError::Conflict => Self::Conflict,
-            WriteError::Port(error) => Self::Other(error.into()),
-        }
-    }
-}
-
-impl<E: Into<WorkflowError>> From<E> for WriteFailure {
-    fn from(error: E) -> Self {
-        Self::Other(error.into())
     }
 }

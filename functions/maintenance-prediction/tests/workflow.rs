@@ -4,11 +4,12 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use maintenance_prediction::workflow::{Workflow, WorkflowError};
+use maintenance_prediction::workflow::Workflow;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use shared::alert::CloudEvent;
 use shared::asset::{AssetHealth, Fault, HealthState};
+use shared::attempts::WorkflowError;
 use shared::intersection::Intersection;
 use shared::memory::{ManualClock, Memory};
 use shared::ports::{AlertReader, ConditionReader, ConditionRow, ConditionStore, EventBus, IntersectionStore, PortError};

@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use shared::asset::detectors_in_alarm;
+use shared::attempts::{ATTEMPTS, AttemptError, WorkflowError};
 use shared::ids::{DetectorId, IntersectionId};
 use shared::intersection::Intersection;
 use shared::plan::{DecisionRecord, PublishedPlan};
-use shared::ports::{Clock, ConditionReader, DecisionLog, IntersectionStore, JunctionRow, JunctionStore, PortError, WriteError};
+use shared::ports::{Clock, ConditionReader, DecisionLog, IntersectionStore, JunctionRow, JunctionStore, PortError};
 use shared::reading::SensorReading;
 use shared::units::{Deciseconds, Timestamp};
 use shared::wire::ReadingRecord;
@@ -15,24 +16,8 @@ use shared::wire::ReadingRecord;
 use crate::junction::{Folded, Junction};
 use crate::record::record;
 
-/// How often a decision is repeated when another writer was faster.
-const ATTEMPTS: usize = 3;
 /// Junctions that a warm function remembers. One takes about 2 KB and its configuration 20 KB.
 const REMEMBERED_MAX: usize = 2_000;
-
-/// Why the records of a key did not take effect. All of them may succeed when they come again.
-#[derive(Debug, thiserror::Error)]
-pub enum WorkflowError {
-    /// A store failed.
-    #[error(transparent)]
-    Port(#[from] PortError),
-    /// Somebody else kept writing the same junction.
-    #[error("another writer was faster {ATTEMPTS} times")]
-    Contended,
-    /// A state could not be encoded.
-    #[error("the state cannot be stored: {0}")]
-    Encoding(#[from] postcard::Error),
-}
 
 /// What happened to the readings of a group.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -99,8 +84,8 @@ where
                 return Ok(Tally { unconfigured, ..Tally::default() });
             };
             match self.attempt(&id, warm, readings()).await {
-                Err(WriteFailure::Conflict) => {}
-                Err(WriteFailure::Other(error)) => return Err(error),
+                Err(AttemptError::Conflict) => {}
+                Err(AttemptError::Other(error)) => return Err(error),
                 Ok(tally) => return Ok(tally),
             }
         }
@@ -131,7 +116,7 @@ where
         id: &IntersectionId,
         warm: Warm,
         readings: impl Iterator<Item = &'r SensorReading>,
-    ) -> Result<Tally, WriteFailure> {
+    ) -> Result<Tally, AttemptError> {
         let intersection = Arc::clone(&warm.intersection);
         let stored = match warm.row {
             Some(row) => Some(row),
@@ -189,26 +174,6 @@ where
             Junction::after(intersection, &row.plan)
         });
         Ok(Some((row.version, junction, row.plan)))
-    }
-}
-
-enum WriteFailure {
-    Conflict,
-    Other(WorkflowError),
-}
-
-impl From<WriteError> for WriteFailure {
-    fn from(error: WriteError) -> Self {
-        match error {
-            WriteError::Conflict => Self::Conflict,
-            WriteError::Port(error) => Self::Other(error.into()),
-        }
-    }
-}
-
-impl<E: Into<WorkflowError>> From<E> for WriteFailure {
-    fn from(error: E) -> Self {
-        Self::Other(error.into())
     }
 }
 
