@@ -83,7 +83,7 @@ def invoke(function, event_file, port):
     if run.returncode:
         return {"failed": (run.stdout + run.stderr).strip()}
     answer = json.loads(run.stdout)
-    if "statusCode" not in answer:
+    if not isinstance(answer, dict) or "statusCode" not in answer:
         return answer
     body = base64.b64decode(answer["body"]) if answer["isBase64Encoded"] else answer["body"]
     return {"statusCode": answer["statusCode"], "headers": answer["headers"], "body": json.loads(body) if body else None}

@@ -96,7 +96,9 @@ impl<'v> Fields<'v> {
 
     /// The value of a field; null counts as absent.
     pub fn raw(&mut self, name: &'static str) -> Option<&'v Value> {
-        self.asked.push(name);
+        if !self.asked.contains(&name) {
+            self.asked.push(name);
+        }
         self.map.get(name).filter(|value| !value.is_null())
     }
 

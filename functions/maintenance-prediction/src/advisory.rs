@@ -71,7 +71,8 @@ impl Advisory {
     pub fn apply(&mut self, transition: Transition) {
         let Transition { asset_id, kind, fault, at, change, evidence, text } = transition;
         let at = at.as_millis();
-        self.episodes.retain(|episode| episode.cleared_at.is_none_or(|cleared| at - cleared < COMES_BACK_WITHIN_MS));
+        // A time before that of the last change is of another clock: what was over by that one does not come back by this.
+        self.episodes.retain(|episode| episode.cleared_at.is_none_or(|cleared| (0..COMES_BACK_WITHIN_MS).contains(&(at - cleared))));
         let known = self.episodes.iter_mut().find(|episode| episode.asset_id == asset_id && episode.fault == fault);
         let (change, episode) = match (change, known) {
             (Change::Raised, Some(episode)) if episode.cleared_at.is_some() => {
@@ -87,7 +88,8 @@ impl Advisory {
                 (AlertChange::Raised, episode)
             }
             (Change::Cleared, Some(episode)) if episode.cleared_at.is_none() => {
-                episode.cleared_at = Some(at);
+                // A sweep may have raised it at a later time than that of the backlog that clears it.
+                episode.cleared_at = Some(at.max(episode.last_raised_at));
                 (AlertChange::Cleared, episode.clone())
             }
             // It is open already, or was never raised: nothing changes.

@@ -104,10 +104,18 @@ impl JunctionDetectors {
         self.offset_ms = offset_ms;
     }
 
-    /// These detectors are configured and should report. Others are not missed before their first reading.
-    pub fn expect(&mut self, detectors: &[DetectorId]) {
-        for known in &mut self.detectors {
-            known.is_expected = detectors.contains(&known.id);
+    /// These detectors are configured and should report. Those that were and are no more are forgotten, and their faults are
+    /// over at `now`, unless the junction's time is later. Others are not missed before their first reading.
+    pub fn expect(&mut self, detectors: &[DetectorId], now: Timestamp, out: &mut Vec<Transition>) {
+        let at = self.clock.now().unwrap_or(now.as_millis());
+        let is_removed = |detector: &Detector| detector.is_expected && !detectors.contains(&detector.id);
+        while let Some(place) = self.detectors.iter().position(is_removed) {
+            self.companions.remove(place, self.detectors.len());
+            self.clock.forget_waiting();
+            let mut removed = self.detectors.remove(place);
+            removed.presence = Presence::default();
+            removed.traffic = Traffic::default();
+            removed.tell(&self.intersection_id, at, out);
         }
         for id in detectors {
             if let Some(detector) = self.find(id).and_then(|place| self.detectors.get_mut(place)) {
@@ -165,14 +173,10 @@ impl JunctionDetectors {
             period_ms,
             volume: reading.volume.and_then(measure),
             occupancy: reading.occupancy.and_then(measure),
-            vehicles: reading.vehicles.and_then(measure),
             fault: reading.fault.map(reported),
         };
         let volume = sample.volume.filter(|_| sample.fault.is_none() && sample.flow().is_some_and(|flow| flow < FLOW_ABSURD));
         detector.presence.fold(&sample, self.passed, now);
-        if detector.presence.is_alive_again() {
-            detector.traffic.recover();
-        }
         if self.bin == Some(bin_of(at)) {
             detector.bin.fold(period_ms, volume);
         }
@@ -341,26 +345,7 @@ impl JunctionDetectors {
     /// Tells which faults began and which are over.
     fn tell(&mut self, now: i64, out: &mut Vec<Transition>) {
         for detector in &mut self.detectors {
-            let faults = detector.faults();
-            let (over, begun) = (detector.standing.without(faults), faults.without(detector.standing));
-            detector.standing = faults;
-            let changes = over.iter().map(|fault| (fault, Change::Cleared)).chain(begun.iter().map(|fault| (fault, Change::Raised)));
-            for (fault, change) in changes {
-                let (evidence, text) = match change {
-                    Change::Raised => detector.grounds(fault, now),
-                    Change::Cleared => (vec![], String::new()),
-                };
-                let asset_id = AssetId::of_detector(&self.intersection_id, &detector.id);
-                out.push(Transition {
-                    asset_id,
-                    kind: AssetKind::detector(),
-                    fault,
-                    at: Timestamp::from_millis(now),
-                    change,
-                    evidence,
-                    text,
-                });
-            }
+            detector.tell(&self.intersection_id, now, out);
         }
     }
 }
@@ -376,6 +361,22 @@ impl Detector {
             bin: OpenBin::default(),
             traffic: Traffic::default(),
             standing: Faults::default(),
+        }
+    }
+
+    fn tell(&mut self, intersection_id: &IntersectionId, now: i64, out: &mut Vec<Transition>) {
+        let faults = self.faults();
+        let (over, begun) = (self.standing.without(faults), faults.without(self.standing));
+        self.standing = faults;
+        let changes = over.iter().map(|fault| (fault, Change::Cleared)).chain(begun.iter().map(|fault| (fault, Change::Raised)));
+        for (fault, change) in changes {
+            let (evidence, text) = match change {
+                Change::Raised => self.grounds(fault, now),
+                Change::Cleared => (vec![], String::new()),
+            };
+            let asset_id = AssetId::of_detector(intersection_id, &self.id);
+            let at = Timestamp::from_millis(now);
+            out.push(Transition { asset_id, kind: AssetKind::detector(), fault, at, change, evidence, text });
         }
     }
 

@@ -57,13 +57,24 @@ impl State {
         folded
     }
 
-    /// The detectors of this intersection should report.
-    pub fn expect(&mut self, intersection: &Intersection) {
+    /// The detectors of this intersection should report; those that were configured before are forgotten.
+    pub fn expect(&mut self, intersection: &Intersection, now: Timestamp) {
+        let mut transitions = Vec::new();
         let known = self.detectors.get_or_insert_with(|| JunctionDetectors::new(intersection.id().clone()));
-        known.expect(&intersection.detectors().cloned().collect::<Vec<_>>());
+        known.expect(&intersection.detectors().cloned().collect::<Vec<_>>(), now, &mut transitions);
         if let Some(location) = intersection.location() {
             known.set_longitude(location.lon);
         }
+        self.advise(transitions);
+    }
+
+    /// The intersection is not configured: detectors that were are forgotten.
+    pub fn expect_nothing(&mut self, now: Timestamp) {
+        let mut transitions = Vec::new();
+        if let Some(known) = &mut self.detectors {
+            known.expect(&[], now, &mut transitions);
+        }
+        self.advise(transitions);
     }
 
     /// Notes what has not reported for too long at this (estimated) event time.

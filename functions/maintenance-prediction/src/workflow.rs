@@ -181,10 +181,16 @@ where
         let fresh = warm.expected_at.is_some_and(|at| now >= at && now < at + self.configuration_ttl);
         let detects = || records.iter().flat_map(|record| &record.readings).any(|reading| matches!(reading, SensorReading::Detector(_)));
         let (false, true, Ok(id)) = (fresh, detects(), IntersectionId::try_from(key)) else { return Ok(()) };
-        if let Some((_, intersection)) = self.store.get(&id).await? {
-            warm.state.expect(&intersection);
-        }
+        self.expect(&id, warm).await?;
         warm.expected_at = Some(now);
+        Ok(())
+    }
+
+    async fn expect(&self, id: &IntersectionId, warm: &mut Warm) -> Result<(), PortError> {
+        match self.store.get(id).await? {
+            Some((_, intersection)) => warm.state.expect(&intersection, warm.received_at),
+            None => warm.state.expect_nothing(warm.received_at),
+        }
         Ok(())
     }
 
@@ -257,8 +263,12 @@ where
     }
 
     async fn sweep_key(&self, key: &str, now: Timestamp) -> Result<u32, WorkflowError> {
+        // Another instance may have seen it recover: what is stored counts, not what is remembered.
+        drop(self.warm().remove(key));
         let mut warm = self.recall(key).await?;
-        // A warm row that is older than the stored one loses the condition below, and the next sweep sees the stored one.
+        if let Ok(id) = IntersectionId::try_from(key) {
+            self.expect(&id, &mut warm).await?;
+        }
         let as_of = warm.state.as_of().unwrap_or(warm.received_at);
         warm.state.sweep(as_of + now.since(warm.received_at));
         let changes = !warm.state.advisory().is_told();
@@ -281,9 +291,8 @@ where
 
     /// Makes the row of a configured intersection of which nothing was ever heard, so that later sweeps miss its detectors.
     async fn expect_first(&self, id: &IntersectionId, now: Timestamp) -> Result<(), WorkflowError> {
-        let Some((_, intersection)) = self.store.get(id).await? else { return Ok(()) };
         let mut warm = Warm { version: 0, received_at: now, state: State::default(), expected_at: None };
-        warm.state.expect(&intersection);
+        self.expect(id, &mut warm).await?;
         warm.state.sweep(now);
         match self.save(id.as_str(), &mut warm).await {
             // Its first readings came in the meantime.

@@ -209,6 +209,35 @@ async fn a_configured_junction_that_never_reports_is_missed() {
 }
 
 #[tokio::test]
+async fn a_detector_that_is_configured_no_more_is_forgotten_with_its_alert() {
+    let (memory, clock, workflow) = city();
+    let mut document: Value = serde_json::from_str(include_str!("../../../events/intersection.json")).unwrap();
+    let configured = Intersection::try_from(document.clone()).unwrap();
+    memory.put(None, &configured).await.unwrap();
+    let lanes: Vec<_> = configured.detectors().map(|detector| detector.as_str().to_owned()).collect();
+    let heard: Vec<_> = lanes.iter().map(String::as_str).filter(|lane| *lane != "n_0").collect();
+    workflow.handle("J1", &[minute(0, &lanes.iter().map(String::as_str).collect::<Vec<_>>())]).await.unwrap();
+    workflow.handle("J1", &(1..20).map(|n| minute(n * MINUTE, &heard)).collect::<Vec<_>>()).await.unwrap();
+    assert_eq!(alerts(&memory).await, [("J1/n_0".to_owned(), Fault::NoData, false, 1)]);
+
+    // The detector is renamed.
+    document["lanes"][0]["detector_id"] = json!("n_new");
+    let renamed = Intersection::try_from(document).unwrap();
+    memory.put(Some(&configured.etag()), &renamed).await.unwrap();
+    clock.set(at(2 * MINUTE));
+    workflow.handle("J1", &[minute(20 * MINUTE, &heard)]).await.unwrap();
+    assert_eq!(alerts(&memory).await, [("J1/n_0".to_owned(), Fault::NoData, true, 1)]);
+    let known = memory.condition("J1").await.unwrap().unwrap().health;
+    assert!(known.iter().all(|health| health.asset_id.as_str() != "J1/n_0"));
+
+    // The junction is given up, and its silence is nobody's matter.
+    memory.delete(renamed.id(), &renamed.etag()).await.unwrap();
+    clock.set(at(3 * HOUR));
+    workflow.sweep().await.unwrap();
+    assert_eq!(alerts(&memory).await.len(), 1);
+}
+
+#[tokio::test]
 async fn a_machine_whose_kind_no_model_knows_is_unknown_and_says_so() {
     let (memory, _, workflow) = city();
     let sample =

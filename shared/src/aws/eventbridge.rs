@@ -32,13 +32,23 @@ impl EventBridge {
 impl EventBus for EventBridge {
     async fn publish(&self, events: &[CloudEvent]) -> Result<(), PortError> {
         let entries: Vec<_> = events.iter().map(|event| entry(&self.bus, event)).collect::<Result<_, _>>()?;
+        // One that is refused keeps none of the others from being sent.
+        let mut outcomes = Vec::new();
         for call in entries.chunks(CALL_EVENTS_MAX) {
-            let answer = self.client.put_events().set_entries(Some(call.to_vec())).send().await;
-            let answer = answer.map_err(|error| port_error(PORT, &error))?;
-            answer.entries().iter().try_for_each(outcome)?;
+            match self.client.put_events().set_entries(Some(call.to_vec())).send().await {
+                Ok(answer) => outcomes.extend(answer.entries().iter().map(outcome)),
+                Err(error) => outcomes.push(Err(port_error(PORT, &error))),
+            }
         }
-        Ok(())
+        worst(outcomes)
     }
+}
+
+/// What is left to do: whatever may succeed later comes before what never will.
+fn worst(outcomes: Vec<Result<(), PortError>>) -> Result<(), PortError> {
+    let mut errors: Vec<_> = outcomes.into_iter().filter_map(Result::err).collect();
+    errors.sort_by_key(|error| !error.retry());
+    errors.into_iter().next().map_or(Ok(()), Err)
 }
 
 fn entry(bus: &str, event: &CloudEvent) -> Result<PutEventsRequestEntry, PortError> {
@@ -83,6 +93,15 @@ mod tests {
         assert_eq!(entry.time(), Some(&DateTime::from_millis(event.time.as_millis())));
         let detail: serde_json::Value = serde_json::from_str(entry.detail().unwrap()).unwrap();
         assert_eq!(detail, json!(event));
+    }
+
+    #[test]
+    fn an_event_that_may_succeed_later_comes_before_one_that_is_refused_for_good() {
+        let refused = || Err(PortError::Unusable(PORT, "no".into()));
+        let busy = || Err(PortError::Unavailable(PORT, "busy".into()));
+        assert_eq!(worst(vec![Ok(()), refused(), busy()]), busy());
+        assert_eq!(worst(vec![Ok(()), refused()]), refused());
+        assert_eq!(worst(vec![Ok(())]), Ok(()));
     }
 
     #[test]

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::Model;
 use super::frame::{Doubt, Frame, Repair, narrow};
+use super::{JOINED_MAX, Model};
 
 /// Discount per cycle of the averages: memories of about 100, 33, 10 and 3 cycles.
 const DISCOUNTS: [f64; SCALES] = [0.01, 0.03, 0.1, 0.3];
@@ -20,6 +20,8 @@ const START_SAMPLES: u32 = 12;
 const SLOPE_SAMPLES: f64 = 10.0;
 /// So many samples in a row may lack a metric; its average stands in for it.
 const MISSING_MAX: u8 = 5;
+/// Samples in a row that have to go on from each other until a machine is another one in the middle of its life.
+const TOLD_MID_LIFE: u8 = 20;
 /// Gaps beyond this change nothing any more: the oldest memory is 100 cycles.
 const GAP_MAX: u64 = 1000;
 /// CUSUM of a repair, in noises of the index: what is forgiven per sample, what one sample can add, what is a repair.
@@ -33,7 +35,10 @@ const FEATURES_PER_INDEX: usize = 2 * SCALES + SLOW_SCALES + 1;
 
 /// The life of one machine so far, as far as its model needs it.
 ///
-/// - A sample with the cycle of the one before changes nothing; one with a lower cycle begins a new life.
+/// - A sample with the cycle of the one before changes nothing.
+/// - One with a lower cycle, or so far ahead as no life is long, is left out: it may be odd. If the next one goes on from it, a
+///   lower one began a new life, of which that next one is the first sample; one ahead was right. A life that would begin
+///   anew in its middle takes twenty in a row.
 /// - Samples without a cycle are counted, each as one cycle.
 /// - Cycles without a sample age the machine and fade the averages.
 /// - A metric that a sample lacks is taken at its average; a sample of an unknown regime or with a value out of range is left out.
@@ -44,6 +49,8 @@ pub struct Life {
     pub(super) joined: Option<u64>,
     /// Cycle of the newest sample.
     pub(super) newest: Option<u64>,
+    /// Cycle of the sample that did not fit, if it was the last one to come, and how many went on to it.
+    odd: Option<(u64, u8)>,
     /// Cycle of the newest sample that counts.
     folded: u64,
     /// Samples that count.
@@ -81,17 +88,27 @@ impl Life {
         Self::default()
     }
 
-    /// Folds one sample; `cycle` is the age of the machine.
-    pub fn fold(&mut self, model: &Model, cycle: Option<u64>, metrics: &BTreeMap<String, f64>) {
-        self.follow(&model.content().frame, cycle, metrics);
+    /// Folds one sample; `cycle` is the age of the machine. Answers whether it was taken up.
+    pub fn fold(&mut self, model: &Model, cycle: Option<u64>, metrics: &BTreeMap<String, f64>) -> bool {
+        self.follow(&model.content().frame, cycle, metrics)
     }
 
     /// [`Self::fold`] for a model that is still being trained.
-    pub fn follow(&mut self, frame: &Frame, cycle: Option<u64>, metrics: &BTreeMap<String, f64>) {
+    pub fn follow(&mut self, frame: &Frame, cycle: Option<u64>, metrics: &BTreeMap<String, f64>) -> bool {
         let at = cycle.unwrap_or_else(|| self.newest.map_or(1, |newest| newest.saturating_add(1)));
-        if self.newest == Some(at) {
-            return;
+        let goes_on = |from: u64| from < at && at - from <= frame.life_max;
+        if let Some(newest) = self.newest.filter(|newest| !goes_on(*newest)) {
+            if at == newest {
+                return false;
+            }
+            let told = self.odd.filter(|(odd, _)| goes_on(*odd)).map_or(0, |(_, told)| told);
+            let enough = if at > newest || at <= JOINED_MAX { 1 } else { TOLD_MID_LIFE };
+            if told < enough {
+                self.odd = Some((at, told + 1));
+                return false;
+            }
         }
+        self.odd = None;
         let fits = self.indices.len() == frame.index_count() && self.metrics.len() == frame.metrics.len();
         if !fits || self.newest.is_some_and(|newest| at < newest) {
             *self = Self::default();
@@ -109,6 +126,7 @@ impl Life {
             }
             Err(doubt) => Some(doubt),
         };
+        true
     }
 
     /// Puts its average where a metric is missing.

@@ -217,13 +217,19 @@ fn a_machine_outside_what_the_model_knows_gets_no_number() {
     assert_eq!((indicator.as_str(), text.as_str()), ("a", "a is 141 in the newest sample; the model knows 60.0000 to 140.0000 there."));
 
     let mut late = Life::new();
-    (500..520).for_each(|cycle| late.fold(&model, Some(cycle), &sample(0.0, 100.0, 100.0)));
+    for cycle in 500..520 {
+        late.fold(&model, Some(cycle), &sample(0.0, 100.0, 100.0));
+    }
     assert!(unknown(&model, &late).1.starts_with("The machine was first met at cycle 500"));
     let mut old = lived(&model, 20, 0.0);
     old.fold(&model, Some(601), &sample(0.0, 100.0, 100.0));
+    known(&model, &old);
+    old.fold(&model, Some(602), &sample(0.0, 100.0, 100.0));
     assert_eq!(unknown(&model, &old).0, "cycle");
     let mut never = Life::new();
-    (1..20).for_each(|cycle| never.fold(&model, Some(cycle), &[("op".to_owned(), 0.0), ("a".to_owned(), 100.0)].into()));
+    for cycle in 1..20 {
+        never.fold(&model, Some(cycle), &[("op".to_owned(), 0.0), ("a".to_owned(), 100.0)].into());
+    }
     assert_eq!(unknown(&model, &never), ("b".into(), "The samples lack b, which the model needs.".into()));
 }
 
@@ -243,15 +249,29 @@ fn a_metric_that_is_missing_for_a_while_is_taken_at_its_average() {
 }
 
 #[test]
-fn a_lower_cycle_begins_a_new_life() {
+fn a_lower_cycle_begins_a_new_life_if_the_next_one_goes_on_from_it() {
     let model = model();
-    let mut life = lived(&model, 60, 0.5);
+    let (mut life, mut new) = (lived(&model, 60, 0.5), Life::new());
     for cycle in 1..=20 {
         life.fold(&model, Some(cycle), &sample(0.0, 100.0, 100.0));
     }
-    let mut new = Life::new();
-    (1..=20).for_each(|cycle| new.fold(&model, Some(cycle), &sample(0.0, 100.0, 100.0)));
+    for cycle in 2..=20 {
+        new.fold(&model, Some(cycle), &sample(0.0, 100.0, 100.0));
+    }
     assert_eq!(life, new);
+}
+
+#[test]
+fn one_odd_cycle_changes_nothing() {
+    let model = model();
+    for cycle in [0, 30, 60, 5_000, u64::MAX] {
+        let (mut straight, mut odd) = (lived(&model, 60, 0.5), lived(&model, 60, 0.5));
+        assert!(!odd.fold(&model, Some(cycle), &sample(0.0, 100.0, 100.0)), "{cycle}");
+        for life in [&mut straight, &mut odd] {
+            life.fold(&model, Some(61), &sample(0.0, 95.0, 95.0));
+        }
+        assert_eq!(straight, odd, "{cycle}");
+    }
 }
 
 #[test]
@@ -318,7 +338,9 @@ fn the_state_of_the_richest_machine_is_below_a_kilobyte() {
     let mut life = Life::new();
     let metrics: BTreeMap<String, f64> =
         content.frame.metrics.iter().map(|name| (name.clone(), 101.0)).chain([("op".to_owned(), 0.0)]).collect();
-    (1..=100).for_each(|at| life.follow(&content.frame, Some(u64::MAX / 2 + at), &metrics));
+    for at in 1..=100 {
+        life.follow(&content.frame, Some(u64::MAX / 2 + at), &metrics);
+    }
     life.follow(&content.frame, Some(u64::MAX - 1), &BTreeMap::new());
     let bytes = postcard::to_stdvec(&life).unwrap();
     assert!(bytes.len() <= 1024, "{}", bytes.len());

@@ -69,6 +69,11 @@ impl Clock {
         self.resumed.map_or(heard, |resumed| heard.max(resumed))
     }
 
+    /// Forgets which reading waits: the places of the detectors change.
+    pub(super) const fn forget_waiting(&mut self) {
+        (self.waiting, self.behind) = (None, None);
+    }
+
     /// Moves on to a believed time.
     pub(super) fn advance(&mut self, at: i64) {
         self.now = self.now.max(Some(at));

@@ -107,12 +107,6 @@ impl Traffic {
         (self.level.0 + 0.5) / (self.level.1 + 0.5)
     }
 
-    /// The detector counts again after it saw nothing.
-    pub(super) fn recover(&mut self) {
-        self.evidence.limit(0.0);
-        self.verdict = self.verdict.filter(|verdict| verdict.fault != Fault::StuckOff);
-    }
-
     fn expected(&self, slot: Slot) -> Option<f32> {
         if self.profile.is_mature(slot.day_kind) { self.profile.expected(slot) } else { None }
     }
@@ -232,7 +226,8 @@ fn judge(bin: i64, quiet: bool, subjects: &mut [Subject<'_>], expected: &[Option
     let mut own: Vec<_> = subjects.iter().map(|subject| subject.is_trusted.then_some(subject.traffic.evidence.own)).collect();
     for (i, Subject { traffic, is_trusted, .. }) in subjects.iter_mut().enumerate() {
         if let Some(Verdict { hypothesis, found, .. }) = traffic.verdict {
-            if bin - found >= RELEARN_BINS {
+            // No counts at all are no new usual.
+            if bin - found >= RELEARN_BINS && hypothesis != Hypothesis::Stuck {
                 **traffic = Traffic::default();
                 companions.forget(i, count);
             } else if traffic.evidence.of(hypothesis).score <= 0.0 {
@@ -251,8 +246,13 @@ fn judge(bin: i64, quiet: bool, subjects: &mut [Subject<'_>], expected: &[Option
             continue;
         }
         let [own_misses, own_repeats] = traffic.evidence.own.map(|cusum| cusum.since);
-        let deviates_since = if best.is_upward() { own_repeats } else { own_misses };
         let since = traffic.evidence.of(best).since;
+        let deviates_since = match best {
+            // It may have counted too few for days before it counted none.
+            Hypothesis::Stuck => since,
+            _ if best.is_upward() => own_repeats,
+            _ => own_misses,
+        };
         if companions.explain(i, deviates_since, &own) {
             traffic.evidence.limit(EXPLAINED_KEPT * RAISE);
             continue;

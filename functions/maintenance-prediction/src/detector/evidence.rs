@@ -35,8 +35,8 @@ const NIGHT_MAX: f32 = 7.0;
 const BURST_SHARE: f32 = 0.15;
 /// Mean size of a burst, vehicles in a bin.
 const BURST_MEAN: f32 = 40.0;
-/// What a burst may add: five are needed.
-const STEP_BURST_MAX: f32 = 2.5;
+/// What a burst may add: four are needed. Traffic makes three within hours on some days, as after an event.
+const STEP_BURST_MAX: f32 = 3.5;
 
 /// Evidence for one hypothesis.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -250,6 +250,7 @@ mod tests {
             assert_eq!(after(960, |_| x), None, "{x}");
         }
         assert_eq!(after(48, |bin| if bin < 3 { 200.0 } else { 40.0 }), None, "one burst");
+        assert_eq!(after(48, |bin| if bin % 16 == 8 { 200.0 } else { 40.0 }), None, "three in twelve hours");
     }
 
     #[test]

@@ -126,6 +126,13 @@ impl Companions {
         }
     }
 
+    /// Leaves detector `i` of `count` out; those after it move up.
+    pub(super) fn remove(&mut self, i: usize, count: usize) {
+        let others = |end: usize| (0..end).filter(move |other| *other != i);
+        let products = others(count).flat_map(|high| others(high + 1).map(move |low| (high, low)));
+        self.products = products.map(|(high, low)| self.product(high, low)).collect();
+    }
+
     /// Forgets what is known of detector `i`.
     pub(super) fn forget(&mut self, i: usize, count: usize) {
         for j in 0..count {

@@ -30,16 +30,6 @@ const MOVING_VEHICLES: f64 = 10.0;
 /// Stuck on is over when it was free for so long in all, or has counted [`SEEN_VEHICLES`].
 const FREED_MS: u32 = 300_000;
 
-/// A detector with shorter periods than this is judged by its own rhythm; the bins do it for others.
-const SHORT_MS: u32 = 300_000;
-/// Vehicles it should have seen, by its share of what the junction saw, before an empty zone is stuck off. With Poisson arrivals
-/// that is one false alarm in 10^5 runs; signals make them burstier, hence the time.
-const MISSED_VEHICLES: f64 = 12.0;
-/// An empty zone is not stuck off before this time: longer than a cycle.
-const STUCK_OFF_MS: i64 = 6 * MINUTE_MS;
-/// Vehicles that a detector has to have seen before its share of the junction's is known, and how fast that is forgotten.
-const SHARE_VEHICLES: f64 = 20.0;
-const SHARE_KEPT_MS: f64 = 2.0 * 3_600_000.0;
 /// Vehicles after which a detector is not stuck any more.
 const SEEN_VEHICLES: f32 = 5.0;
 
@@ -72,8 +62,6 @@ pub(super) struct Sample {
     pub(super) volume: Option<f32>,
     /// Share of the period in which it was occupied.
     pub(super) occupancy: Option<f32>,
-    /// Vehicles in the zone.
-    pub(super) vehicles: Option<f32>,
     /// What the device says of itself.
     pub(super) fault: Option<Fault>,
 }
@@ -83,20 +71,11 @@ impl Sample {
     pub(super) fn flow(&self) -> Option<f32> {
         self.volume.map(|volume| volume / seconds(self.period_ms))
     }
-
-    fn is_empty(&self) -> bool {
-        self.volume == Some(0.0) && self.occupancy.is_none_or(|share| share < 0.02) && self.vehicles.is_none_or(|count| count < 0.5)
-    }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a period needs no more than 24 bits")]
 fn seconds(ms: u32) -> f32 {
     (ms as f32 / 1_000.0).max(0.1)
-}
-
-#[expect(clippy::cast_precision_loss, reason = "spans of event time are far below 2^52 ms")]
-const fn span(ms: i64) -> f64 {
-    ms as f64
 }
 
 /// The physical state of one detector.
@@ -121,12 +100,6 @@ pub(super) struct Presence {
     freed_ms: u32,
     freed_vehicles: f32,
     stuck_on: bool,
-    /// Discounted vehicles of its own and of the junction, and what the junction had seen when that was noted.
-    share: (f64, f64, f64),
-    /// Since when the zone is empty, and what the junction had seen by then.
-    empty: Option<(i64, f64)>,
-    seen: f32,
-    stuck_off: bool,
     impossible_ms: u32,
     impossible: bool,
     reported: Option<Fault>,
@@ -137,12 +110,7 @@ pub(super) struct Presence {
 impl Presence {
     /// The faults that stand.
     pub(super) fn faults(&self) -> Faults {
-        let conditions = [
-            (Fault::NoData, self.silent || self.gappy),
-            (Fault::StuckOn, self.stuck_on),
-            (Fault::StuckOff, self.stuck_off),
-            (Fault::Chatter, self.impossible),
-        ];
+        let conditions = [(Fault::NoData, self.silent || self.gappy), (Fault::StuckOn, self.stuck_on), (Fault::Chatter, self.impossible)];
         let own = conditions.into_iter().filter_map(|(fault, stands)| stands.then_some(fault));
         own.chain(self.reported).collect()
     }
@@ -155,11 +123,6 @@ impl Presence {
     /// Evidence that it loses readings, a log likelihood ratio.
     pub(super) fn gaps(&self) -> f64 {
         f64::from(self.gaps)
-    }
-
-    /// Whether the empty zone it reported turned out to be alive; asked once.
-    pub(super) fn is_alive_again(&self) -> bool {
-        !self.stuck_off && self.seen >= SEEN_VEHICLES
     }
 
     /// Forgets when it was heard, if that was after `at`: the junction's time was wrong.
@@ -189,13 +152,10 @@ impl Presence {
         let pause = self.newest.map_or(i64::MAX, |newest| sample.at - newest);
         if pause > 2 * i64::from(sample.period_ms).max(5 * SECOND_MS) {
             // Nobody knows what it would have seen meanwhile.
-            (self.occupied, self.empty, self.share.2) = (None, None, passed);
+            self.occupied = None;
         }
         self.hear(sample.at, sample.period_ms, now);
         self.fold_occupancy(sample, passed);
-        if sample.period_ms < SHORT_MS {
-            self.fold_volume(sample, passed);
-        }
         self.fold_flow(sample);
         self.fold_reported(sample);
     }
@@ -260,36 +220,6 @@ impl Presence {
     /// Notes for how long it has been occupied.
     pub(super) fn notice_occupied(&mut self, now: i64, passed: f64) {
         self.stuck_on |= self.occupied.is_some_and(|(since, before)| now - since >= STUCK_ON_MS && passed - before >= MOVING_VEHICLES);
-    }
-
-    fn fold_volume(&mut self, sample: &Sample, passed: f64) {
-        let Some(volume) = sample.volume.filter(|_| sample.flow().is_some_and(|flow| flow < FLOW_ABSURD)) else { return };
-        let kept = (-span(i64::from(sample.period_ms)) / SHARE_KEPT_MS).exp();
-        let (own, junction, noted) = &mut self.share;
-        (*own, *junction) = (*own * kept, *junction * kept);
-        if volume > 0.0 {
-            self.empty = None;
-            if self.stuck_off {
-                self.seen += volume;
-                self.stuck_off = self.seen < SEEN_VEHICLES;
-            } else {
-                self.seen = 0.0;
-                *own += f64::from(volume);
-                *junction += passed - *noted;
-            }
-            // What passed while it was stuck says nothing of its share.
-            *noted = passed;
-        } else if sample.is_empty() {
-            let (since, before) = *self.empty.get_or_insert((sample.at - i64::from(sample.period_ms), passed));
-            let missed = (passed - before) * *own / junction.max(1.0);
-            if *own >= SHARE_VEHICLES && missed >= MISSED_VEHICLES && sample.at - since >= STUCK_OFF_MS {
-                self.stuck_off = true;
-                self.seen = 0.0;
-            }
-        } else {
-            // Vehicles stand in the zone: it is alive.
-            self.empty = None;
-        }
     }
 
     fn fold_flow(&mut self, sample: &Sample) {
