@@ -1,8 +1,8 @@
 //! `greenwave backtest`: what a model would have said of lives whose end is known, and which alert threshold costs least.
 //!
 //! The lives go through the same code as the stream. An alert is raised when the life left (p50) is at or below the
-//! threshold in three samples in a row, and brings a visit that replaces the machine. A failure without an alert long enough
-//! before is a miss. What is compared is the cost per 1000 cycles of work, so that a visit that comes too early costs, too.
+//! threshold in three samples in a row, not counting those of which nothing can be said, and brings a visit that replaces the
+//! machine. A failure without an alert long enough before is a miss. What is compared is the cost per 1000 cycles of work, so that a visit that comes too early costs, too.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use shared::prognosis::{Assessment, Life, Model, ModelError, shipped};
 
 use crate::runs::{Run, Runs, RunsError};
 
-/// Samples in a row that raise an alert, as in the stream.
+/// Samples in a row that raise an alert, as in the stream: one of which nothing can be said speaks neither for it nor against.
 const CONFIRMED_BY: u32 = 3;
 /// Thresholds that are tried, cycles.
 const STEP: u32 = 5;
@@ -138,9 +138,9 @@ fn model(args: &Args) -> Result<Model, BacktestError> {
 fn replay(model: &Model, runs: &Runs, run: &Run, refusal: &mut String) -> Vec<Said> {
     let (mut life, mut said) = (Life::new(), Vec::with_capacity(run.samples.len()));
     runs.replay(run, |sample, metrics| {
-        life.fold(model, Some(sample.cycle), metrics);
+        let counts = life.fold(model, Some(sample.cycle), metrics);
         let predicted = match model.assess(&life) {
-            Assessment::Known(prognosis) => Some(prognosis.remaining_useful_life.p50),
+            Assessment::Known(prognosis) => counts.then_some(prognosis.remaining_useful_life.p50),
             Assessment::Unknown { text, .. } => {
                 *refusal = text;
                 None
@@ -195,7 +195,8 @@ fn outcome(lives: &[Vec<Said>], threshold: f64, args: &Args) -> Outcome {
 fn raised(said: &[Said], threshold: f64) -> Option<Said> {
     let mut row = 0;
     said.iter().copied().find(|said| {
-        row = if said.predicted.is_some_and(|predicted| predicted <= threshold) { row + 1 } else { 0 };
+        let Some(predicted) = said.predicted else { return false };
+        row = if predicted <= threshold { row + 1 } else { 0 };
         row >= CONFIRMED_BY
     })
 }
@@ -242,8 +243,24 @@ mod tests {
     fn an_alert_needs_three_samples_in_a_row() {
         let mut said = life(0.0);
         assert_eq!(raised(&said, 10.0).map(|said| said.left), Some(8));
-        said[90].predicted = None;
+        said[90].predicted = Some(11.0);
         assert_eq!(raised(&said, 10.0).map(|said| said.left), Some(6));
+    }
+
+    #[test]
+    fn a_sample_of_which_nothing_can_be_said_delays_an_alert_by_no_more_than_itself() {
+        let mut said = life(0.0);
+        said[90].predicted = None;
+        assert_eq!(raised(&said, 10.0).map(|said| said.left), Some(7));
+        said = life(0.0);
+        for at in (89..100).step_by(2) {
+            said[at].predicted = None;
+        }
+        assert_eq!(raised(&said, 10.0).map(|said| said.left), Some(5));
+        for said in &mut said {
+            said.predicted = None;
+        }
+        assert!(raised(&said, 10.0).is_none());
     }
 
     #[test]

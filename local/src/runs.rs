@@ -40,6 +40,11 @@ pub struct Sample {
 }
 
 impl Run {
+    /// Cycle of the first sample.
+    pub fn start(&self) -> u64 {
+        self.samples.first().map_or(0, |sample| sample.cycle)
+    }
+
     /// Cycle of the last sample: that of the failure.
     pub fn end(&self) -> u64 {
         self.samples.last().map_or(0, |sample| sample.cycle)
@@ -193,6 +198,7 @@ mod tests {
         let csv = b"unit,cycle,b,a\nx,2,4,3\ny,1,6,5\nx,1,2,\n";
         let runs = read(csv).unwrap();
         assert_eq!(runs.metrics, ["a", "b"]);
+        assert_eq!((runs.lives[0].start(), runs.lives[0].end()), (1, 2));
         let cycles: Vec<Vec<u64>> = runs.lives.iter().map(|life| life.samples.iter().map(|sample| sample.cycle).collect()).collect();
         assert_eq!(cycles, [vec![1, 2], vec![1]]);
         assert!(runs.lives[0].samples[0].values[0].is_nan());

@@ -10,15 +10,18 @@ mod network;
 mod report;
 
 use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use shared::ids::AssetKind;
-use shared::prognosis::{Content, Frame, Model, ModelError, Point, Thresholds};
+use shared::prognosis::{Content, Frame, JOINED_MAX, Model, ModelError, Point, Thresholds};
+use shared::wire::is_metric_name;
 
-use crate::runs::{Runs, RunsError};
+use crate::runs::{Run, Runs, RunsError};
 use fit::{Effort, Row, Unseen};
 
 /// Fewer lives than this teach nothing that holds for others.
@@ -30,8 +33,8 @@ pub struct Args {
     /// The kind of machine, as its readings name it.
     #[arg(long)]
     pub kind: String,
-    /// CSV of lives up to the failure: columns unit, cycle and metrics, gzipped or plain. May be repeated: units of
-    /// different files are different machines.
+    /// CSV of lives from the start, which is cycle 1, up to the failure: columns unit, cycle and metrics, gzipped or plain.
+    /// May be repeated: units of different files are different machines.
     #[arg(long, required = true)]
     pub data: Vec<PathBuf>,
     /// Directory for KIND.model and report.json.
@@ -49,7 +52,7 @@ pub struct Args {
     /// Life left (p50) at which an alert is raised; see `greenwave backtest`.
     #[arg(long, default_value_t = 30.0)]
     pub alert: f64,
-    /// Life left (p50) above which it is cleared.
+    /// Life left (p50) above which it is cleared, less than --cap.
     #[arg(long, default_value_t = 45.0)]
     pub clear: f64,
     /// Life left (p50) at which the state is alarm.
@@ -75,6 +78,21 @@ pub enum TrainError {
     /// Too few lives.
     #[error("{0} lives are too few: give at least {LIVES_MIN} that ended with a failure")]
     Lives(usize),
+    /// Columns that the stream cannot bring.
+    #[error(
+        "no reading can name a metric '{0}': a name is a-z, then a-z, 0-9 and '_', at most 64 characters; rename the columns, in the readings as well"
+    )]
+    Names(String),
+    /// Lives without their start.
+    #[error(
+        "{late} of {lives} lives begin later than cycle {JOINED_MAX}, and a model says nothing of machines that it meets so late: number the cycles of each life from 1, and include its start"
+    )]
+    Late {
+        /// How many begin so.
+        late: usize,
+        /// Of how many.
+        lives: usize,
+    },
     /// A setting is not there.
     #[error("--settings names '{0}', which is no column")]
     NoSetting(String),
@@ -87,8 +105,11 @@ pub enum TrainError {
     #[error("no metric follows the life that is left: are these lives that ended with a failure, and is their last row the failure?")]
     NoMetric,
     /// Cap and thresholds.
-    #[error("--cap must be positive, and --alarm <= --alert <= --clear")]
-    Thresholds,
+    #[error(
+        "--alarm {}, --alert {}, --clear {} and --cap {} cannot work: it must be 0 <= alarm <= alert <= clear < cap, and all finite",
+        .0.alarm, .0.raise, .0.clear, .1
+    )]
+    Thresholds(Thresholds, f64),
     /// The trees.
     #[error("the trees cannot be grown: {0}")]
     Booster(String),
@@ -110,14 +131,10 @@ pub fn run(args: &Args, say: impl FnMut(&str)) -> Result<(), TrainError> {
 
 fn run_with(args: &Args, effort: Effort, mut say: impl FnMut(&str)) -> Result<(), TrainError> {
     AssetKind::try_from(args.kind.as_str()).map_err(|error| TrainError::Kind(args.kind.clone(), error))?;
-    let thresholds = Thresholds { raise: args.alert, clear: args.clear, alarm: args.alarm };
-    if !(args.cap > 0.0 && 0.0 <= args.alarm && args.alarm <= args.alert && args.alert <= args.clear) {
-        return Err(TrainError::Thresholds);
-    }
+    let thresholds = thresholds(args)?;
     let runs = Runs::read(&args.data)?;
-    if runs.lives.len() < LIVES_MIN {
-        return Err(TrainError::Lives(runs.lives.len()));
-    }
+    suits(&runs)?;
+    let [model_path, report_path] = outputs(args)?;
     let named = |name: &&String| name.starts_with("op") || name.starts_with("setting");
     let settings = match &args.settings {
         Some(settings) => settings.iter().filter(|name| !name.is_empty()).cloned().collect(),
@@ -125,6 +142,10 @@ fn run_with(args: &Args, effort: Effort, mut say: impl FnMut(&str)) -> Result<()
     };
     let samples: usize = runs.lives.iter().map(|life| life.samples.len()).sum();
     say(&format!("{} lives with {samples} samples from {} files", runs.lives.len(), runs.files.len()));
+    let mut warnings: Vec<String> = [lateness(&runs), haste(&runs, args)].into_iter().flatten().collect();
+    for warning in &warnings {
+        say(&format!("warning: {warning}"));
+    }
 
     let trainer = Trainer { runs: &runs, settings: &settings, cap: args.cap, effort, seed: args.seed };
     let parts = folds(&runs, usize::from(args.folds), args.seed);
@@ -143,6 +164,10 @@ fn run_with(args: &Args, effort: Effort, mut say: impl FnMut(&str)) -> Result<()
         .map(|rows| rows.iter().map(|(row, predicted)| Unseen { row, predicted: *predicted, left: row.left.min(args.cap) }).collect())
         .collect();
     let judged = report::judge(&unseen, &runs, args)?;
+    if let Some(warning) = report::narrowness(&judged, runs.lives.len()) {
+        say(&format!("warning: {warning}"));
+        warnings.push(warning);
+    }
 
     let all: Vec<usize> = (0..runs.lives.len()).collect();
     let learnt = trainer.learn(&all)?;
@@ -163,18 +188,80 @@ fn run_with(args: &Args, effort: Effort, mut say: impl FnMut(&str)) -> Result<()
     let bytes = content.to_bytes()?;
     let model = Model::from_bytes(&bytes)?;
     let repaired = learnt.begins.iter().filter(|begin| **begin > 0).count();
-    let report = report::Report::new(&model, bytes.len(), repaired, &runs, &judged);
-    std::fs::create_dir_all(&args.out).map_err(|error| TrainError::Write(args.out.clone(), error))?;
-    let mut write = |name: &str, content: &[u8]| {
-        let path = args.out.join(name);
+    let report = report::Report::new(&model, bytes.len(), repaired, &runs, &judged, warnings);
+    for (path, content) in [(model_path, bytes.as_slice()), (report_path, report.to_json().as_bytes())] {
         std::fs::write(&path, content).map_err(|error| TrainError::Write(path.clone(), error))?;
         say(&format!("wrote {}", path.display()));
-        Ok::<_, TrainError>(())
-    };
-    write(&format!("{}.model", args.kind), &bytes)?;
-    write("report.json", report.to_json().as_bytes())?;
+    }
     report.lines().iter().for_each(|line| say(line));
     Ok(())
+}
+
+/// The thresholds, if they can work together: a life left that is called `cap` at most is never above a higher `clear`.
+fn thresholds(args: &Args) -> Result<Thresholds, TrainError> {
+    let Args { cap, alert, clear, alarm, .. } = *args;
+    let thresholds = Thresholds { raise: alert, clear, alarm };
+    let works = 0.0 <= alarm && alarm <= alert && alert <= clear && clear < cap && cap.is_finite();
+    if works { Ok(thresholds) } else { Err(TrainError::Thresholds(thresholds, cap)) }
+}
+
+/// Refuses lives from which no useful model can come.
+fn suits(runs: &Runs) -> Result<(), TrainError> {
+    let misnamed: Vec<&str> = runs.metrics.iter().map(String::as_str).filter(|name| !is_metric_name(name)).collect();
+    if !misnamed.is_empty() {
+        return Err(TrainError::Names(misnamed.join("', '")));
+    }
+    let (late, lives) = (late(runs).count(), runs.lives.len());
+    if lives < LIVES_MIN {
+        return Err(TrainError::Lives(lives));
+    }
+    if 2 * late > lives { Err(TrainError::Late { late, lives }) } else { Ok(()) }
+}
+
+fn late(runs: &Runs) -> impl Iterator<Item = &Run> {
+    runs.lives.iter().filter(|life| life.start() > JOINED_MAX)
+}
+
+/// A warning if some lives lack their start.
+fn lateness(runs: &Runs) -> Option<String> {
+    let first = late(runs).next()?;
+    let (late, lives) = (late(runs).count(), runs.lives.len());
+    let file = runs.files.get(first.file).map_or("", String::as_str);
+    Some(format!(
+        "{late} of {lives} lives begin later than cycle {JOINED_MAX}, first unit {} of {file} at cycle {}: the model says nothing of \
+         machines that it meets so late; number the cycles of each life from 1, and include its start",
+        first.unit,
+        first.start()
+    ))
+}
+
+/// A warning if alerts are raised while much of a usual life is left.
+fn haste(runs: &Runs, args: &Args) -> Option<String> {
+    let mut ends: Vec<f64> = runs.lives.iter().map(|life| float(usize::try_from(life.end()).unwrap_or(usize::MAX))).collect();
+    ends.sort_by(f64::total_cmp);
+    let median = fit::quantile(&ends, 0.5);
+    (3.0 * args.alert > median).then(|| {
+        format!(
+            "--alert {} is more than a third of the median life, {median} {}: many alerts will be open for much of a life; \
+             `greenwave backtest` tells what each threshold costs",
+            args.alert, args.unit
+        )
+    })
+}
+
+/// The files to write, which can be written: better found before training than after.
+fn outputs(args: &Args) -> Result<[PathBuf; 2], TrainError> {
+    std::fs::create_dir_all(&args.out).map_err(|error| TrainError::Write(args.out.clone(), error))?;
+    let paths = [args.out.join(format!("{}.model", args.kind)), args.out.join("report.json")];
+    for path in &paths {
+        let probe = match OpenOptions::new().write(true).create_new(true).open(path) {
+            Ok(_) => std::fs::remove_file(path),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => OpenOptions::new().append(true).open(path).map(drop),
+            Err(error) => Err(error),
+        };
+        probe.map_err(|error| TrainError::Write(path.clone(), error))?;
+    }
+    Ok(paths)
 }
 
 /// Lives in folds: those of each file shuffled and dealt out.
@@ -339,11 +426,120 @@ mod tests {
             run_with(&args, QUICK, |_| {}).unwrap_err().to_string()
         };
         assert!(refusal(&|args| args.kind = "a b".into()).starts_with("--kind 'a b': must be"));
-        assert!(refusal(&|args| args.alert = 50.0).contains("--alarm <= --alert <= --clear"));
         assert!(refusal(&|args| args.settings = Some(vec!["op7".into()])).contains("'op7', which is no column"));
         let few = lives(1).lines().take(100).collect::<Vec<_>>().join("\n");
         let path = directory.path().join("few.csv");
         std::fs::write(&path, few).unwrap();
         assert!(refusal(&|args| args.data = vec![path.clone()]).contains("too few"));
+    }
+
+    /// The refusal, before which nothing was said, and so nothing was trained.
+    fn refused_at_once(args: &Args) -> String {
+        let mut lines = Vec::new();
+        let error = run_with(args, QUICK, |line| lines.push(line.to_owned())).unwrap_err();
+        assert_eq!(lines, Vec::<String>::new());
+        error.to_string()
+    }
+
+    #[test]
+    fn columns_that_no_reading_can_bring_are_refused_by_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let args = args(directory.path());
+        for data in &args.data {
+            let csv = std::fs::read_to_string(data).unwrap();
+            std::fs::write(data, csv.replacen("op1,a,b,c", "Op1,Temp (C),b,c", 1)).unwrap();
+        }
+        assert_eq!(
+            refused_at_once(&args),
+            "no reading can name a metric 'Op1', 'Temp (C)': a name is a-z, then a-z, 0-9 and '_', at most 64 characters; \
+             rename the columns, in the readings as well"
+        );
+        assert!(!args.out.exists());
+    }
+
+    #[test]
+    fn thresholds_that_cannot_work_are_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let args = args(directory.path());
+        let with = |alarm, alert, clear, cap| thresholds(&Args { cap, alert, clear, alarm, ..args.clone() });
+        assert!(with(5.0, 5.0, 5.0, 5.1).is_ok());
+        for (alarm, alert, clear, cap) in [
+            (-1.0, 15.0, 20.0, 60.0),
+            (16.0, 15.0, 20.0, 60.0),
+            (5.0, 21.0, 20.0, 60.0),
+            (5.0, 15.0, 60.0, 60.0),
+            (5.0, f64::NAN, 20.0, 60.0),
+            (5.0, 15.0, 20.0, f64::INFINITY),
+        ] {
+            assert!(with(alarm, alert, clear, cap).is_err(), "{alarm} {alert} {clear} {cap}");
+        }
+        let refusal = refused_at_once(&Args { cap: 20.0, ..args });
+        assert!(refusal.starts_with("--alarm 5, --alert 15, --clear 20 and --cap 20 cannot work: "), "{refusal}");
+    }
+
+    #[test]
+    fn lives_without_their_start_are_refused_if_they_are_most() {
+        let directory = tempfile::tempdir().unwrap();
+        let args = args(directory.path());
+        begin_at(&args, |_| JOINED_MAX + 1);
+        let refusal = refused_at_once(&args);
+        assert!(refusal.starts_with("32 of 32 lives begin later than cycle 30, and a model says nothing"), "{refusal}");
+        assert!(refusal.ends_with("number the cycles of each life from 1, and include its start"), "{refusal}");
+    }
+
+    /// Leaves out what is before the cycle at which each unit shall begin.
+    fn begin_at(args: &Args, start: impl Fn(u64) -> u64) {
+        for data in &args.data {
+            let csv = std::fs::read_to_string(data).unwrap();
+            let stays = |line: &&str| {
+                let mut cells = line.split(',').map(str::parse::<u64>);
+                let (Some(Ok(unit)), Some(Ok(cycle))) = (cells.next(), cells.next()) else { return true };
+                cycle >= start(unit)
+            };
+            std::fs::write(data, csv.lines().filter(stays).collect::<Vec<_>>().join("\n")).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_may_disappoint_is_warned_of_in_the_lines_and_in_the_report() {
+        let directory = tempfile::tempdir().unwrap();
+        let args = Args { alert: 40.0, clear: 45.0, ..args(directory.path()) };
+        begin_at(&args, |unit| if unit == 3 { JOINED_MAX + 1 } else { JOINED_MAX });
+        let mut lines = Vec::new();
+        run_with(&args, QUICK, |line| lines.push(line.to_owned())).unwrap();
+        let said: Vec<&str> = lines.iter().filter_map(|line| line.strip_prefix("warning: ")).collect();
+        let late = format!("2 of 32 lives begin later than cycle 30, first unit 3 of {} at cycle 31: ", args.data[0].display());
+        assert!(said[0].starts_with(&late), "{said:?}");
+        assert!(said[1].starts_with("--alert 40 is more than a third of the median life, "), "{said:?}");
+        assert!(said[2].starts_with("the intervals hold "), "{said:?}");
+        let report: serde_json::Value = serde_json::from_slice(&std::fs::read(args.out.join("report.json")).unwrap()).unwrap();
+        assert_eq!(report["warnings"], serde_json::json!(said));
+
+        // The model is silent on just these.
+        let model = Model::from_bytes(&std::fs::read(args.out.join("pump.model")).unwrap()).unwrap();
+        let runs = Runs::read(&args.data).unwrap();
+        for run in &runs.lives {
+            let mut life = Life::new();
+            runs.replay(run, |sample, metrics| {
+                life.fold(&model, Some(sample.cycle), metrics);
+            });
+            let known = matches!(model.assess(&life), Assessment::Known(_));
+            assert_eq!(known, run.unit != "3", "{}", run.unit);
+        }
+    }
+
+    #[test]
+    fn an_output_that_cannot_be_written_is_found_before_training() {
+        let directory = tempfile::tempdir().unwrap();
+        let args = args(directory.path());
+        let refusal = refused_at_once(&Args { out: args.data[0].join("pump"), ..args.clone() });
+        assert!(refusal.contains("one.csv/pump: cannot be written: "), "{refusal}");
+        let [model, report] = outputs(&args).unwrap();
+        assert!(!model.exists() && !report.exists());
+        std::fs::write(&model, "of yesterday").unwrap();
+        std::fs::create_dir(&report).unwrap();
+        let refusal = refused_at_once(&args);
+        assert!(refusal.contains("report.json: cannot be written: "), "{refusal}");
+        assert_eq!(std::fs::read(&model).unwrap(), b"of yesterday");
     }
 }

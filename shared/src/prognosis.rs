@@ -38,7 +38,7 @@ pub const COVERAGE_TARGET: f64 = 0.9;
 /// Samples before anything is said.
 const SAMPLES_MIN: u32 = 5;
 /// A machine that is met at a later cycle than this has no known start.
-const JOINED_MAX: u64 = 30;
+pub const JOINED_MAX: u64 = 30;
 /// A machine this many times as old as the oldest one seen is none that the model knows.
 const AGE_MAX_LIVES: u64 = 2;
 /// Reasons given.

@@ -249,7 +249,8 @@ fn asset_key(value: &Value) -> Result<AssetId, Misfit> {
     if fits { Ok(asset) } else { Err(("invalid_id", "must have at most 256 characters".into())) }
 }
 
-fn is_metric_name(name: &str) -> bool {
+/// Can a reading name a metric so? a-z, then a-z, 0-9 and '_', at most 64 characters.
+pub fn is_metric_name(name: &str) -> bool {
     let mut bytes = name.bytes();
     name.len() <= 64
         && bytes.next().is_some_and(|b| b.is_ascii_lowercase())

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use shared::prognosis::{Assessment, Life, Model};
+use shared::prognosis::{Assessment, COVERAGE_TARGET, Life, Model};
 
 use super::fit::{self, Row, Unseen};
 use super::{Args, TrainError, float};
@@ -15,6 +15,8 @@ const CUT_CYCLE_MIN: u64 = 20;
 const CUT_LEFT_MIN: f64 = 6.0;
 /// And at most so much, in caps.
 const CUT_LEFT_MAX_CAPS: f64 = 1.16;
+/// Intervals that hold less of unseen lives than this deserve a warning.
+const COVERAGE_MIN: f64 = 0.8;
 /// Every so many samples the reasons are asked for.
 const REASON_STRIDE: usize = 25;
 
@@ -63,6 +65,19 @@ pub(super) fn judge(folds: &[Vec<Unseen<'_>>], runs: &Runs, args: &Args) -> Resu
     Ok(judged)
 }
 
+/// A warning if the intervals hold too little of what came of unseen lives.
+pub(super) fn narrowness(judged: &[Judged], lives: usize) -> Option<String> {
+    let Score { coverage, .. } = Score::of(judged.iter());
+    (coverage < COVERAGE_MIN).then(|| {
+        format!(
+            "the intervals hold {:.0} % of what was left at cuts of unseen lives, instead of {:.0} %: they are too narrow, for {lives} \
+             lives are few; train again with more",
+            100.0 * coverage,
+            100.0 * COVERAGE_TARGET
+        )
+    })
+}
+
 /// What `report.json` holds.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
@@ -84,6 +99,8 @@ pub(super) struct Report {
     by_life_left: Vec<Bin>,
     /// Share of each metric in the reasons, largest first.
     reasons: Vec<(String, f64)>,
+    /// What was said of data, thresholds and intervals that may disappoint.
+    warnings: Vec<String>,
 }
 
 /// Cuts of unseen lives.
@@ -147,7 +164,14 @@ impl Score {
 }
 
 impl Report {
-    pub(super) fn new(model: &Model, model_bytes: usize, lives_repaired: usize, runs: &Runs, judged: &[Judged]) -> Self {
+    pub(super) fn new(
+        model: &Model,
+        model_bytes: usize,
+        lives_repaired: usize,
+        runs: &Runs,
+        judged: &[Judged],
+        warnings: Vec<String>,
+    ) -> Self {
         let content = model.content();
         let files = runs
             .files
@@ -175,6 +199,7 @@ impl Report {
             files: files.collect(),
             by_life_left: bins.filter(|bin| bin.score.cuts > 0).collect(),
             reasons: reasons(model, runs),
+            warnings,
         }
     }
 
@@ -232,4 +257,22 @@ fn reasons(model: &Model, runs: &Runs) -> Vec<(String, f64)> {
     let mut shares: Vec<(String, f64)> = sums.into_iter().map(|(metric, sum)| (metric, sum / whole)).collect();
     shares.sort_by(|a, b| b.1.total_cmp(&a.1));
     shares
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Judged lives of which the intervals hold so many of 100.
+    fn judged(held: usize) -> Vec<Judged> {
+        let of = |left| Judged { file: 0, predicted: 50.0, lower: 40.0, upper: 60.0, left, low: false, predicted_low: false };
+        (0..100).map(|at| of(if at < held { 55.0 } else { 65.0 })).collect()
+    }
+
+    #[test]
+    fn intervals_that_hold_too_little_of_unseen_lives_are_called_too_narrow() {
+        assert_eq!(narrowness(&judged(80), 12), None);
+        let warning = narrowness(&judged(79), 12).unwrap();
+        assert!(warning.starts_with("the intervals hold 79 % of what was left at cuts of unseen lives, instead of 90 %: "));
+    }
 }
