@@ -97,6 +97,11 @@ struct Expected {
 }
 
 impl Traffic {
+    /// What was found of its counts, if that is this fault.
+    pub(super) fn hypothesis(&self, fault: Fault) -> Option<Hypothesis> {
+        self.verdict.filter(|verdict| verdict.fault == fault).map(|verdict| verdict.hypothesis)
+    }
+
     /// What is wrong with the counts.
     pub(super) fn fault(&self) -> Option<Fault> {
         self.verdict.map(|verdict| verdict.fault)

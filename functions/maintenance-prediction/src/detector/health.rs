@@ -102,27 +102,30 @@ impl Detector {
         let evidence = |hypothesis: Hypothesis| {
             vec![
                 ("log_likelihood_ratio".into(), f64::from(self.traffic.evidence.of(hypothesis).score)),
-                ("counted_of_expected_6h".into(), level),
+                ("counted_of_expected".into(), level),
             ]
         };
+        // Without a verdict on its counts it is physics, or the device itself, that speaks.
+        let by_counts = self.traffic.hypothesis(fault);
         match (fault, silent_s) {
             (Fault::NoData, None) => (vec![], "It is configured, but has never been heard of.".into()),
             (Fault::NoData, Some(silent_s)) if self.presence.is_silent() => (
                 vec![("silent_s".into(), silent_s)],
                 format!("Silent for {silent_s:.0} s, while readings are due every {} s.", self.period_s()),
             ),
-            (Fault::NoData, Some(_)) => (
-                vec![("gap_log_likelihood_ratio".into(), self.presence.gaps())],
-                "It loses readings, or reports that its link or setup is wrong.".into(),
-            ),
-            (Fault::StuckOn, _) => (vec![], "Occupied without end while the others count.".into()),
-            (Fault::StuckOff, _) => (evidence(Hypothesis::Stuck), "Nothing is seen, although there is traffic.".into()),
-            (Fault::Chatter, _) => (evidence(Hypothesis::Bursts), "Bursts of counts that no traffic makes.".into()),
-            (Fault::Overcount, _) => (evidence(Hypothesis::Repeats), self.suspicion(Hypothesis::Repeats)),
-            (Fault::Drift, _) => {
-                (evidence(Hypothesis::Misses), format!("{} That came over more than a day.", self.suspicion(Hypothesis::Misses)))
+            (Fault::NoData, Some(_)) if self.presence.is_gappy() => {
+                (vec![("gap_log_likelihood_ratio".into(), self.presence.gaps())], "It loses readings.".into())
             }
-            _ => (evidence(Hypothesis::Misses), self.suspicion(Hypothesis::Misses)),
+            (Fault::NoData, Some(_)) => (vec![], "It reports that its link or its setup is wrong.".into()),
+            (Fault::StuckOn, _) => (vec![], "Occupied without end while the others count.".into()),
+            (_, _) => match (fault, by_counts) {
+                (Fault::StuckOff, None) => (vec![], "It reports that it sees nothing.".into()),
+                (_, None) => (vec![], "It counts more than a lane can carry, or reports that its counts are erratic.".into()),
+                (Fault::StuckOff, Some(found)) => (evidence(found), "Nothing is seen, although there is traffic.".into()),
+                (Fault::Chatter, Some(found)) => (evidence(found), "Bursts of counts that no traffic makes.".into()),
+                (Fault::Drift, Some(found)) => (evidence(found), format!("{} That came over more than a day.", self.suspicion(found))),
+                (_, Some(found)) => (evidence(found), self.suspicion(found)),
+            },
         }
     }
 
@@ -134,7 +137,7 @@ impl Detector {
             Hypothesis::Bursts => "Counts come in bursts.".into(),
             Hypothesis::Misses | Hypothesis::Repeats => {
                 let level = 100.0 * self.traffic.level();
-                format!("It counted {level:.0} % of what time of week and other detectors let expect of the last 6 hours.")
+                format!("It counted {level:.0} % of what time of week and other detectors let expect of the last hours.")
             }
         }
     }

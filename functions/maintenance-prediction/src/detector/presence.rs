@@ -120,6 +120,11 @@ impl Presence {
         self.silent
     }
 
+    /// Whether it loses too many readings.
+    pub(super) const fn is_gappy(&self) -> bool {
+        self.gappy
+    }
+
     /// Evidence that it loses readings, a log likelihood ratio.
     pub(super) fn gaps(&self) -> f64 {
         f64::from(self.gaps)
