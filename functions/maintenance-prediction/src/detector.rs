@@ -3,8 +3,8 @@
 //! The blocks of ISO 13374 are the modules: `bin` manipulates data, `profile`, `dispersion` and `peers` say what is to be
 //! expected, `presence` and `evidence` detect states, `health` assesses them. Two kinds of tests work side by side:
 //!
-//! - *Physics* (`presence`), from the first minute: silence, an endless occupancy, an empty zone while the others count,
-//!   flows that no lane carries, faults that devices report.
+//! - *Physics* (`presence`), from the first minute: silence, an endless occupancy while the others count, flows that no lane
+//!   carries, faults that devices report.
 //! - *Statistics* (`counts`), once a profile is mature: each closed bin adds evidence for what may be wrong. Only the best
 //!   explanation is raised, and none if others changed at the same time: that is traffic.
 //!

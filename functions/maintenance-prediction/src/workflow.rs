@@ -140,7 +140,8 @@ where
                 *count += 1;
             }
         }
-        if tally.folded > 0 {
+        // A changed configuration may have cleared alerts without a new reading: nothing is told that is not written.
+        if tally.folded > 0 || !warm.state.advisory().is_told() {
             self.save(key, &mut warm).await?;
         }
         tally.alerts_changed = self.tell(key, &mut warm).await?;
