@@ -3,7 +3,10 @@
 FUNCTIONS := sensor-ingestion signal-adjustment maintenance-prediction operations-api
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
 
-.PHONY: run test lint invoke bench deploy
+EXAMPLES ?= 30
+FUZZ_SECONDS ?= 60
+
+.PHONY: run test storm lint schemathesis fuzz invoke adapters e2e bench cost deploy
 
 run: ## Serve the suite on this machine and drive a simulated city with it
 	cargo run --release --package greenwave -- demo
@@ -11,35 +14,69 @@ run: ## Serve the suite on this machine and drive a simulated city with it
 test: ## Everything that is tested without AWS
 	cargo $(NEXTEST) --workspace
 
+storm: ## Some thousand schedules of faults: STORM_SCHEDULES of them (10000) from the seed STORM_SEED (0) on
+	cargo test --package tests --test faults -- --ignored --nocapture
+
 lint: .venv/lint/done ## Format, lints, pure cores, template
 	cargo fmt --all --check
-	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy --workspace --all-targets --features greenwave/aws,tests/aws -- -D warnings
 	set -e; for function in $(FUNCTIONS); do cargo check --quiet --package $$function --no-default-features --lib; done
 	.venv/lint/bin/cfn-lint template.yaml
+	.venv/lint/bin/checkov --file template.yaml --framework cloudformation --compact --quiet
+
+# One build for this and `adapters`: other features would build half of the workspace once more.
+schemathesis: .venv/schemathesis/done ## openapi.yaml against the local host: some thousands of requests, good and bad
+	cargo build --workspace --features greenwave/aws,tests/aws
+	.venv/schemathesis/bin/python tests/schemathesis/run.py $${CARGO_TARGET_DIR:-target}/debug/greenwave --seed 1 --max-examples $(EXAMPLES)
+
+# Without a sanitizer the stable toolchain is enough: there is no unsafe code to watch.
+fuzz: ## Random bytes against the decoders, FUZZ_SECONDS for each target
+	cargo fuzz --version >/dev/null 2>&1 || cargo install --locked cargo-fuzz@0.13.2
+	set -e; for target in wire batch intersection; do \
+		mkdir -p tests/fuzz/corpus/$$target; \
+		cargo fuzz run --fuzz-dir tests/fuzz --sanitizer none $$target tests/fuzz/corpus/$$target tests/fuzz/seeds/$$target -- \
+			-max_total_time=$(FUZZ_SECONDS) -dict=tests/fuzz/words.dict -max_len=16384 -timeout=5; \
+	done
 
 invoke: .venv/deploy/done .venv/emulator/done ## The Lambda binaries against an emulator, with the events of events/
 	PATH="$(CURDIR)/.venv/deploy/bin:$$PATH" .venv/emulator/bin/python tests/invoke.py
+
+adapters: .venv/emulator/done ## The adapters for AWS and `greenwave quarantine` against an emulator
+	.venv/emulator/bin/python tests/adapters.py
+	cargo build --workspace --features greenwave/aws,tests/aws
+	.venv/emulator/bin/python tests/quarantine.py $${CARGO_TARGET_DIR:-target}/debug/greenwave
+
+e2e: .venv/deploy/done .venv/emulator/done ## `make deploy` to an emulator, and all that may happen to a stack
+	PATH="$(CURDIR)/.venv/deploy/bin:$$PATH" .venv/emulator/bin/python tests/e2e.py
 
 bench: ## Throughput and latency of the local host
 	cargo build --release --package greenwave
 	python3 tests/load.py target/release/greenwave
 
-deploy: .venv/deploy/done ## Build with SAM and deploy to AWS
-	PATH="$(CURDIR)/.venv/deploy/bin:$$PATH" sam build
-	PATH="$(CURDIR)/.venv/deploy/bin:$$PATH" sam deploy
+cost: ## What a city costs on AWS by list prices; CITY="--junctions 21 --detectors 24" computes another one
+	cargo run --release --package greenwave -- cost $(CITY)
 
-.venv/lint/done:
+deploy: .venv/deploy/done ## Build with SAM and deploy to AWS; PARAMETERS="AlarmEmail=... Architecture=arm64" are those of template.yaml
+	PATH="$(CURDIR)/.venv/deploy/bin:$$PATH" sam build $(if $(PARAMETERS),--parameter-overrides $(PARAMETERS))
+	PATH="$(CURDIR)/.venv/deploy/bin:$$PATH" sam deploy $(if $(PARAMETERS),--parameter-overrides $(PARAMETERS))
+
+.venv/lint/done: Makefile
 	python3 -m venv .venv/lint
-	.venv/lint/bin/pip install --quiet cfn-lint==1.58.0 aws-sam-translator
+	.venv/lint/bin/pip install --quiet cfn-lint==1.58.0 aws-sam-translator checkov==3.3.30
 	touch $@
 
-.venv/deploy/done:
+.venv/schemathesis/done: Makefile
+	python3 -m venv .venv/schemathesis
+	.venv/schemathesis/bin/pip install --quiet schemathesis==4.32.5
+	touch $@
+
+.venv/deploy/done: Makefile
 	python3 -m venv .venv/deploy
 	.venv/deploy/bin/pip install --quiet aws-sam-cli==1.170.0 cargo-lambda==1.9.2 ziglang
 	touch $@
 
-# The emulator pins other versions of the AWS libraries than the SAM CLI.
-.venv/emulator/done:
+# The emulator pins other versions of the AWS libraries than the SAM CLI, and checks tokens with cryptography.
+.venv/emulator/done: Makefile
 	python3 -m venv .venv/emulator
-	.venv/emulator/bin/pip install --quiet ministack==1.5.33 aws-sam-translator
+	.venv/emulator/bin/pip install --quiet ministack==1.5.33 aws-sam-translator cryptography
 	touch $@

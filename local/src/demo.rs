@@ -4,12 +4,12 @@
 //! wears out, `shop` lets detectors break and repairs what the alerts tell, `run` is the loop. The same vehicles also drive through the same streets under the time-of-day plans, as the yardstick.
 
 mod api;
-mod cabinet;
-mod city;
+pub(crate) mod cabinet;
+pub(crate) mod city;
 mod run;
 mod shop;
-mod traffic;
-mod turbine;
+pub(crate) mod traffic;
+pub(crate) mod turbine;
 
 pub use api::DemoError;
 pub use run::{Options, Summary, run};

@@ -1,8 +1,9 @@
 //! Faults by seed: wrappers that make a function, a stream or a store fail the way AWS does, and a clock to move by hand.
 //!
-//! Each wrapper draws from its own stream of one seed, so on a runtime with one thread and paused time a seed gives one
-//! schedule.
+//! Each wrapper draws from its own stream of one seed, or strikes where a script says, so on a runtime with one thread and
+//! paused time a seed or a script gives one schedule.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::future::pending;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -13,13 +14,16 @@ use aws_lambda_events::event::kinesis::KinesisEvent;
 use aws_lambda_events::event::streams::KinesisEventResponse;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use shared::alert::{Alert, CloudEvent};
 use shared::ids::IntersectionId;
 use shared::intersection::{ETag, Intersection};
-use shared::plan::{DecisionRecord, PublishedPlan};
+use shared::plan::DecisionRecord;
 use shared::ports::{
-    Clock, DecisionLog, IntersectionStore, JunctionRow, JunctionStore, Page, PlanReader, PoisonRecord, PortError, Quarantine,
-    ReadingStream, StoredIntersection, StreamRecord, WriteError,
+    AlertStore, Clock, Condition, ConditionReader, ConditionRow, ConditionStore, DecisionLog, EventBus, IntersectionStore, JunctionRow,
+    JunctionStore, Page, PoisonRecord, PortError, Quarantine, QuarantineReview, ReadingStream, StoredIntersection, StreamRecord,
+    WriteError,
 };
+use shared::quarantine::{Entry, Replayed};
 use shared::units::Timestamp;
 use tokio::time::Instant;
 
@@ -42,7 +46,7 @@ impl Seed {
     pub fn stream(&self) -> Dice {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         rng.set_stream(self.streams.fetch_add(1, Ordering::Relaxed));
-        Dice { rng: Arc::new(Mutex::new(rng)), quiet: Arc::default() }
+        Dice { rng: Arc::new(Mutex::new(rng)), script: None, quiet: Arc::default() }
     }
 }
 
@@ -50,10 +54,24 @@ impl Seed {
 #[derive(Clone)]
 pub struct Dice {
     rng: Arc<Mutex<ChaCha8Rng>>,
+    script: Option<Arc<Mutex<Script>>>,
     quiet: Arc<AtomicBool>,
 }
 
+/// Which rolls strike, and what they draw.
+struct Script {
+    rolls: u64,
+    strikes: BTreeMap<u64, f64>,
+}
+
 impl Dice {
+    /// Dice that strike at these rolls alone, counted from 0, and draw there what is written (0 to 1): a schedule that can be
+    /// made smaller one fault at a time.
+    pub fn scripted(strikes: BTreeMap<u64, f64>) -> Self {
+        let script = Arc::new(Mutex::new(Script { rolls: 0, strikes }));
+        Self { script: Some(script), ..Seed::new(0).stream() }
+    }
+
     /// No faults from now on: to see that everything comes right in the end.
     pub fn quiet(&self) {
         self.quiet.store(true, Ordering::Relaxed);
@@ -61,8 +79,7 @@ impl Dice {
 
     /// One of the faults with the chance that stands beside it, or none. The chances add up to at most 1.
     fn roll<T: Copy>(&self, faults: &[(f64, T)]) -> Option<T> {
-        let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut drawn: f64 = rng.random();
+        let mut drawn = self.draw();
         if self.quiet.load(Ordering::Relaxed) {
             return None;
         }
@@ -71,6 +88,16 @@ impl Dice {
             drawn < 0.0
         });
         hit.map(|&(_, fault)| fault)
+    }
+
+    fn draw(&self) -> f64 {
+        let Some(script) = &self.script else {
+            return self.rng.lock().unwrap_or_else(PoisonError::into_inner).random();
+        };
+        let mut script = script.lock().unwrap_or_else(PoisonError::into_inner);
+        let roll = script.rolls;
+        script.rolls += 1;
+        script.strikes.remove(&roll).unwrap_or(1.0)
     }
 
     /// One of so many places; 0 if there is none.
@@ -209,15 +236,22 @@ impl<S: ReadingStream> ReadingStream for FaultyStream<S> {
 pub struct StoreFaults {
     /// A call is refused before it did anything.
     pub throttle: f64,
-    /// A write happens, but its answer is lost.
+    /// A call does its work, but its answer is lost.
     pub timeout_after: f64,
     /// A conditional write is refused as if somebody else had written.
     pub conflict_before: f64,
     /// A conditional write happens, but its answer is a conflict, as when a client sends it twice.
     pub conflict_after: f64,
+    /// A call does its work and never answers: the function dies here when its time is up.
+    pub hang: f64,
+    /// A call waits for up to ten seconds before it does its work, so that others overtake it.
+    pub slow: f64,
+    /// The function panics before the call.
+    pub panic: f64,
 }
 
-/// A store that fails now and then, whatever ports it implements.
+/// A store, a bus or a quarantine that fails now and then, whatever ports it implements.
+#[derive(Clone)]
 pub struct FaultyStore<S> {
     /// The store.
     pub inner: S,
@@ -227,52 +261,64 @@ pub struct FaultyStore<S> {
     pub dice: Dice,
 }
 
+/// Longest wait of a slow call, ms.
+const SLOW_MS_MAX: usize = 10_000;
+
 #[derive(Clone, Copy)]
 enum StoreFault {
     Throttle,
     TimeoutAfter,
     ConflictBefore,
     ConflictAfter,
+    Hang,
+    Slow,
+    Panic,
 }
 
 impl<S> FaultyStore<S> {
-    async fn reading<T>(&self, read: impl Future<Output = Result<T, PortError>> + Send) -> Result<T, PortError> {
-        match self.dice.roll(&[(self.faults.throttle, ())]) {
-            Some(()) => Err(injected("the read was throttled")),
-            None => read.await,
-        }
-    }
-
-    async fn writing(&self, write: impl Future<Output = Result<(), PortError>> + Send) -> Result<(), PortError> {
-        let StoreFaults { throttle, timeout_after, .. } = self.faults;
-        match self.dice.roll(&[(throttle, true), (timeout_after, false)]) {
-            Some(true) => Err(injected("the write was throttled")),
-            Some(false) => write.await.and(Err(injected("the answer of the write was lost"))),
-            None => write.await,
-        }
-    }
-
-    async fn conditionally(&self, write: impl Future<Output = Result<(), WriteError>> + Send) -> Result<(), WriteError> {
-        let StoreFaults { throttle, timeout_after, conflict_before, conflict_after } = self.faults;
+    /// Does the work, or not; `conflict` is the answer of a conditional write that is refused, if it is one.
+    #[expect(clippy::panic, reason = "a panic is one of the faults")]
+    async fn disturbed<T, E: From<PortError>>(&self, conflict: Option<E>, work: impl Future<Output = Result<T, E>> + Send) -> Result<T, E> {
+        let StoreFaults { throttle, timeout_after, conflict_before, conflict_after, hang, slow, panic } = self.faults;
         let fault = self.dice.roll(&[
             (throttle, StoreFault::Throttle),
             (timeout_after, StoreFault::TimeoutAfter),
             (conflict_before, StoreFault::ConflictBefore),
             (conflict_after, StoreFault::ConflictAfter),
+            (hang, StoreFault::Hang),
+            (slow, StoreFault::Slow),
+            (panic, StoreFault::Panic),
         ]);
-        match fault {
-            Some(StoreFault::Throttle) => Err(injected("the write was throttled").into()),
-            Some(StoreFault::TimeoutAfter) => write.await.and(Err(injected("the answer of the write was lost").into())),
-            Some(StoreFault::ConflictBefore) => Err(WriteError::Conflict),
-            Some(StoreFault::ConflictAfter) => write.await.and(Err(WriteError::Conflict)),
-            None => write.await,
+        match (fault, conflict) {
+            (Some(StoreFault::Throttle), _) => Err(injected("the call was throttled").into()),
+            (Some(StoreFault::TimeoutAfter), _) => work.await.and(Err(injected("the answer was lost").into())),
+            (Some(StoreFault::ConflictBefore), Some(conflict)) => Err(conflict),
+            (Some(StoreFault::ConflictAfter), Some(conflict)) => work.await.and(Err(conflict)),
+            (Some(StoreFault::Hang), _) => {
+                let _ = work.await;
+                pending().await
+            }
+            (Some(StoreFault::Slow), _) => {
+                tokio::time::sleep(Duration::from_millis(self.dice.pick(SLOW_MS_MAX) as u64)).await;
+                work.await
+            }
+            (Some(StoreFault::Panic), _) => panic!("injected: panic between two effects"),
+            (None | Some(StoreFault::ConflictBefore | StoreFault::ConflictAfter), _) => work.await,
         }
+    }
+
+    async fn plainly<T>(&self, work: impl Future<Output = Result<T, PortError>> + Send) -> Result<T, PortError> {
+        self.disturbed(None, work).await
+    }
+
+    async fn conditionally(&self, write: impl Future<Output = Result<(), WriteError>> + Send) -> Result<(), WriteError> {
+        self.disturbed(Some(WriteError::Conflict), write).await
     }
 }
 
 impl<S: IntersectionStore> IntersectionStore for FaultyStore<S> {
     async fn get(&self, id: &IntersectionId) -> Result<Option<StoredIntersection>, PortError> {
-        self.reading(self.inner.get(id)).await
+        self.plainly(self.inner.get(id)).await
     }
 
     async fn put(&self, expected: Option<&ETag>, intersection: &Intersection) -> Result<(), WriteError> {
@@ -284,17 +330,17 @@ impl<S: IntersectionStore> IntersectionStore for FaultyStore<S> {
     }
 
     async fn list(&self, after: Option<&str>, limit: usize) -> Result<Page<StoredIntersection>, PortError> {
-        self.reading(self.inner.list(after, limit)).await
+        self.plainly(self.inner.list(after, limit)).await
     }
 
     async fn ids(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Page<IntersectionId>, PortError> {
-        self.reading(self.inner.ids(prefix, after, limit)).await
+        self.plainly(self.inner.ids(prefix, after, limit)).await
     }
 }
 
 impl<S: JunctionStore> JunctionStore for FaultyStore<S> {
     async fn load(&self, id: &IntersectionId) -> Result<Option<JunctionRow>, PortError> {
-        self.reading(self.inner.load(id)).await
+        self.plainly(self.inner.load(id)).await
     }
 
     async fn save(&self, row: &JunctionRow) -> Result<(), WriteError> {
@@ -302,19 +348,9 @@ impl<S: JunctionStore> JunctionStore for FaultyStore<S> {
     }
 }
 
-impl<S: PlanReader> PlanReader for FaultyStore<S> {
-    async fn plan(&self, id: &IntersectionId) -> Result<Option<PublishedPlan>, PortError> {
-        self.reading(self.inner.plan(id)).await
-    }
-
-    async fn plans(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Page<PublishedPlan>, PortError> {
-        self.reading(self.inner.plans(prefix, after, limit)).await
-    }
-}
-
 impl<S: DecisionLog> DecisionLog for FaultyStore<S> {
     async fn record(&self, records: &[DecisionRecord]) -> Result<(), PortError> {
-        self.writing(self.inner.record(records)).await
+        self.plainly(self.inner.record(records)).await
     }
 
     async fn decisions(
@@ -325,13 +361,67 @@ impl<S: DecisionLog> DecisionLog for FaultyStore<S> {
         after: Option<Timestamp>,
         limit: usize,
     ) -> Result<Page<DecisionRecord>, PortError> {
-        self.reading(self.inner.decisions(id, from, to, after, limit)).await
+        self.plainly(self.inner.decisions(id, from, to, after, limit)).await
+    }
+}
+
+impl<S: ConditionStore> ConditionStore for FaultyStore<S> {
+    async fn load_condition(&self, key: &str) -> Result<Option<ConditionRow>, PortError> {
+        self.plainly(self.inner.load_condition(key)).await
+    }
+
+    async fn save_condition(&self, row: &ConditionRow) -> Result<(), WriteError> {
+        self.conditionally(self.inner.save_condition(row)).await
+    }
+}
+
+impl<S: ConditionReader> ConditionReader for FaultyStore<S> {
+    async fn condition(&self, key: &str) -> Result<Option<Condition>, PortError> {
+        self.plainly(self.inner.condition(key)).await
+    }
+
+    async fn conditions(&self, after: Option<&str>, limit: usize) -> Result<Page<Condition>, PortError> {
+        self.plainly(self.inner.conditions(after, limit)).await
+    }
+}
+
+impl<S: AlertStore> AlertStore for FaultyStore<S> {
+    async fn put_alerts(&self, alerts: &[Alert]) -> Result<(), PortError> {
+        self.plainly(self.inner.put_alerts(alerts)).await
+    }
+}
+
+impl<S: EventBus> EventBus for FaultyStore<S> {
+    async fn publish(&self, events: &[CloudEvent]) -> Result<(), PortError> {
+        self.plainly(self.inner.publish(events)).await
     }
 }
 
 impl<S: Quarantine> Quarantine for FaultyStore<S> {
     async fn quarantine(&self, record: &PoisonRecord) -> Result<(), PortError> {
-        self.writing(self.inner.quarantine(record)).await
+        self.plainly(self.inner.quarantine(record)).await
+    }
+}
+
+impl<S: QuarantineReview> QuarantineReview for FaultyStore<S> {
+    async fn entries(&self, after: Option<&str>, limit: usize) -> Result<Page<Entry>, PortError> {
+        self.plainly(self.inner.entries(after, limit)).await
+    }
+
+    async fn entry(&self, id: &str) -> Result<Option<Entry>, PortError> {
+        self.plainly(self.inner.entry(id)).await
+    }
+
+    async fn replayed(&self, replayed: &Replayed) -> Result<(), PortError> {
+        self.plainly(self.inner.replayed(replayed)).await
+    }
+
+    async fn replays(&self, after: Option<&str>, limit: usize) -> Result<Page<Replayed>, PortError> {
+        self.plainly(self.inner.replays(after, limit)).await
+    }
+
+    async fn discard(&self, id: &str) -> Result<(), PortError> {
+        self.plainly(self.inner.discard(id)).await
     }
 }
 

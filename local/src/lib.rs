@@ -9,12 +9,15 @@
 
 pub mod backtest;
 pub mod clock;
+pub mod cost;
 pub mod demo;
 pub mod events;
 pub mod faults;
+pub mod front;
 pub mod mapping;
 pub mod models;
 pub mod poller;
+pub mod quarantine;
 pub mod runs;
 pub mod serve;
 pub mod store;

@@ -1,6 +1,6 @@
 //! `greenwave`: the whole suite on one machine.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use greenwave::demo;
 use greenwave::events::Webhook;
 use greenwave::serve::{Host, Options};
-use greenwave::{backtest, train};
+use greenwave::{backtest, cost, quarantine, train};
 
 /// Traffic signals that act on what their detectors see: the Greenwave suite on one machine.
 #[derive(Parser)]
@@ -20,7 +20,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Answer the routes of the API on 127.0.0.1.
+    /// Answer the routes of the API on 127.0.0.1, to every program of this machine: nobody signs in.
     Serve {
         /// Port to listen on; 0 takes a free one.
         #[arg(long, default_value_t = 8080)]
@@ -57,6 +57,11 @@ enum Command {
     Train(train::Args),
     /// Replay lives whose end is known through a model, and find the alert threshold that costs least.
     Backtest(backtest::Args),
+    /// Look at records that could not be processed, send them again or throw them away.
+    #[command(subcommand)]
+    Quarantine(quarantine::Action),
+    /// Simulate a city and tell what it costs on AWS by list prices, per million readings and per junction and month.
+    Cost(cost::Args),
 }
 
 fn positive(text: &str) -> Result<f64, String> {
@@ -71,7 +76,6 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::try_from_env("GREENWAVE_LOG").unwrap_or_else(|_| "warn".into()))
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
         .init();
     let outcome = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime.block_on(run(cli.command)),
@@ -113,6 +117,12 @@ async fn run(command: Command) -> Result<(), Box<dyn std::error::Error>> {
         }
         Command::Train(args) => train::run(&args, say)?,
         Command::Backtest(args) => backtest::run(&args, say)?,
+        Command::Quarantine(action) => quarantine::run(&action, stop(), say).await?,
+        Command::Cost(args) => {
+            // It has a runtime of its own, in which time is virtual.
+            let bill = tokio::task::spawn_blocking(move || cost::run(&args)).await??;
+            say(&bill.to_string());
+        }
     }
     Ok(())
 }

@@ -112,6 +112,8 @@ pub struct Mapping {
     position: Sequence,
     discarded: Vec<Discarded>,
     draining: bool,
+    /// What the clock showed last.
+    shown: Option<Timestamp>,
 }
 
 impl Mapping {
@@ -127,7 +129,7 @@ impl Mapping {
         let lanes = settings.parallelization_factor;
         let same = checkpoints.len() == lanes;
         let lanes = (0..lanes).map(|lane| Lane::new(checkpoints.get(lane).copied().filter(|_| same).unwrap_or(position))).collect();
-        Ok(Self { settings, lanes, position, discarded: Vec::new(), draining: false })
+        Ok(Self { settings, lanes, position, discarded: Vec::new(), draining: false, shown: None })
     }
 
     /// Where to read on: after this record.
@@ -159,6 +161,11 @@ impl Mapping {
     pub fn next(&mut self, now: Timestamp) -> Option<Action> {
         if self.draining {
             return self.unsettled().map(Action::Settle);
+        }
+        // Nobody waits longer because a clock was set back.
+        let back_ms = self.shown.replace(now).map_or(0, |shown| shown.as_millis() - now.as_millis());
+        if back_ms > 0 {
+            self.lanes.iter_mut().for_each(|lane| lane.set_back(back_ms));
         }
         let expired = self.lanes.iter_mut().filter_map(|lane| lane.prepare(&self.settings, now));
         self.discarded.extend(expired);

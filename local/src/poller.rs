@@ -21,8 +21,10 @@ use crate::mapping::{Action, InvalidSettings, Invocation, Mapping, Outcome, Sett
 use crate::store::Store;
 use crate::stream::event;
 
-/// Wait before the store is asked again after it failed.
+/// Wait before the store is asked again after it failed; doubles with each try to settle.
 const STORE_RETRY_MS: i64 = 100;
+/// Longest such wait.
+const STORE_RETRY_MS_MAX: i64 = 10_000;
 /// How often a settlement is tried once the poller is to stop; then its records come again after the next start.
 const LAST_SETTLE_ATTEMPTS: u32 = 3;
 
@@ -71,7 +73,8 @@ pub enum StartError {
 
 /// A running mapping over all shards. Dropping it ends it at once, as a crash would.
 pub struct Poller {
-    stop: watch::Sender<bool>,
+    /// One per shard, for the receivers of one sender wake in an order of chance.
+    stops: Vec<watch::Sender<bool>>,
     shards: JoinSet<()>,
 }
 
@@ -82,23 +85,26 @@ impl Poller {
     /// [`StartError`] if a setting is out of range or the checkpoints cannot be read.
     pub async fn start<F: StreamFunction, T: Time>(store: &Store, consumer: Consumer, function: F, time: T) -> Result<Self, StartError> {
         store.register_mapping(consumer.name).await?;
-        let (stop, stopped) = watch::channel(false);
         let function = Arc::new(function);
-        let mut shards = JoinSet::new();
+        let (mut shards, mut stops) = (JoinSet::new(), Vec::new());
         for shard in 0..store.shards() {
             let Some(end) = store.end_of(shard) else { continue };
             let mapping = Mapping::new(consumer.settings.clone(), &store.checkpoints(consumer.name, shard)?)?;
-            let (store, function, time, stopped) = (store.clone(), Arc::clone(&function), time.clone(), stopped.clone());
+            let (stop, stopped) = watch::channel(false);
+            stops.push(stop);
+            let (store, function, time) = (store.clone(), Arc::clone(&function), time.clone());
             let task =
                 Consuming { shard, name: consumer.name, timeout_ms: consumer.timeout_ms, store, function, time, mapping, end, stopped };
             shards.spawn(task.run());
         }
-        Ok(Self { stop, shards })
+        Ok(Self { stops, shards })
     }
 
     /// Waits for the calls that are under way, stores their checkpoints and ends.
     pub async fn stop(mut self) {
-        self.stop.send_replace(true);
+        for stop in &self.stops {
+            stop.send_replace(true);
+        }
         while self.shards.join_next().await.is_some() {}
     }
 }
@@ -130,7 +136,12 @@ impl<F: StreamFunction, T: Time> Consuming<F, T> {
                     Action::Invoke(invocation) => {
                         calls.spawn(self.call(invocation));
                     }
-                    Action::Settle(settlement) => self.settle(&settlement).await,
+                    Action::Settle(settlement) => {
+                        // What comes after it must not be stored without it.
+                        if !self.settle(&settlement).await {
+                            return;
+                        }
+                    }
                 }
             }
             if stopping && calls.is_empty() {
@@ -194,23 +205,26 @@ impl<F: StreamFunction, T: Time> Consuming<F, T> {
         }
     }
 
-    /// Stores the settlement before anything else happens in this shard, however long that takes.
-    async fn settle(&self, settlement: &Settlement) {
+    /// Stores the settlement before anything else happens in this shard, however long that takes; false if the poller is to
+    /// stop before that.
+    async fn settle(&self, settlement: &Settlement) -> bool {
         for discarded in &settlement.discarded {
             let (records, condition) = (discarded.records.len(), discarded.condition);
             tracing::error!(mapping = self.name, shard = self.shard, records, ?condition, "records were given up");
         }
-        let mut attempts_left = LAST_SETTLE_ATTEMPTS;
+        let (mut attempts_left, mut wait) = (LAST_SETTLE_ATTEMPTS, STORE_RETRY_MS);
         while let Err(error) = self.store.settle(self.name, self.shard, settlement).await {
-            tracing::warn!(mapping = self.name, shard = self.shard, %error, "a checkpoint could not be stored");
+            tracing::error!(mapping = self.name, shard = self.shard, %error, "a checkpoint could not be stored: the shard waits");
             if *self.stopped.borrow() {
                 attempts_left -= 1;
                 if attempts_left == 0 {
-                    return;
+                    return false;
                 }
             }
-            self.time.sleep(STORE_RETRY_MS).await;
+            self.time.sleep(wait).await;
+            wait = (2 * wait).min(STORE_RETRY_MS_MAX);
         }
+        true
     }
 }
 

@@ -8,10 +8,9 @@ use std::sync::Arc;
 
 use aws_lambda_events::event::kinesis::KinesisEvent;
 use axum::Router;
-use axum::http::header::CONTENT_SECURITY_POLICY;
+use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE};
 use axum::response::{Html, IntoResponse};
 use axum::routing::get;
-use axum::serve::ListenerExt;
 use shared::units::Deciseconds;
 use signal_adjustment::workflow::Workflow;
 use tokio::net::TcpListener;
@@ -19,6 +18,7 @@ use tokio::task::JoinHandle;
 
 use crate::clock::{SystemClock, Time};
 use crate::events::{Events, Webhook};
+use crate::front::{self, Limits};
 use crate::mapping::Settings;
 use crate::models::ModelDirectory;
 use crate::poller::{Consumer, Poller, StartError};
@@ -127,9 +127,9 @@ impl Host {
         };
         let window = sensor_ingestion::Config { oldest: None, furthest_ahead: None };
         let ingestion = sensor_ingestion::router(self.store.clone(), SystemClock, sleep, window);
-        let page = Router::new().route("/", get(dashboard));
+        let page = Router::new().route("/", get(dashboard)).route("/dashboard.js", get(dashboard_script));
         let operations = operations_api::router(self.store.clone(), SystemClock, self.events.clone(), self.models.clone());
-        shared::http::complete(ingestion.merge(operations).merge(page))
+        shared::http::complete(front::refuse_strangers(Limits::LOCAL.on(ingestion.merge(operations).merge(page))))
     }
 
     /// Answers requests until `stop`, then finishes what is under way and puts everything on disk.
@@ -137,14 +137,7 @@ impl Host {
     /// # Errors
     /// [`ServeError::Flush`] if the disk does not take the last writes.
     pub async fn serve(self, router: Router, stop: impl Future<Output = ()> + Send + 'static) -> Result<(), ServeError> {
-        let listener = self.listener.tap_io(|connection| {
-            // A plan must not wait for a full packet.
-            if let Err(error) = connection.set_nodelay(true) {
-                tracing::debug!(%error, "a connection keeps its delay");
-            }
-        });
-        // `axum::serve` handles errors of accepting itself and never fails.
-        let _ = axum::serve(listener, router).with_graceful_shutdown(stop).await;
+        front::serve(self.listener, router, Limits::LOCAL, stop).await;
         self.sweeps.abort();
         for poller in self.pollers {
             poller.stop().await;
@@ -169,17 +162,49 @@ async fn start_maintenance(store: &Store, events: &Events, models: &ModelDirecto
     let sweeps = tokio::spawn(async move {
         loop {
             SystemClock.sleep(SWEEP_MS).await;
-            match swept.sweep().await {
-                Ok(swept) => tracing::debug!(?swept, "swept"),
-                Err(error) => tracing::warn!(%error, "a sweep did not come to its end"),
+            if let Err(error) = swept.sweep().await {
+                tracing::warn!(%error, "a sweep did not come to its end");
             }
         }
     });
     Ok((poller, sweeps))
 }
 
+/// The page talks to this host alone, sets everything as text, and runs no script but its own file.
 async fn dashboard() -> impl IntoResponse {
-    // The page talks to this host alone and sets everything as text.
-    let policy = "default-src 'none'; connect-src 'self'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; frame-ancestors 'none'";
+    let policy = "default-src 'none'; base-uri 'none'; connect-src 'self'; form-action 'none'; frame-ancestors 'none'; script-src 'self'; \
+                  style-src 'unsafe-inline'";
     ([(CONTENT_SECURITY_POLICY, policy)], Html(include_str!("dashboard.html")))
+}
+
+async fn dashboard_script() -> impl IntoResponse {
+    ([(CONTENT_TYPE, "text/javascript; charset=utf-8")], include_str!("dashboard.js"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_dashboard_makes_no_markup_of_what_it_shows_and_may_run_no_script_but_its_own() {
+        let headers = dashboard().await.into_response().headers().clone();
+        let policy = headers.get(CONTENT_SECURITY_POLICY).unwrap().to_str().unwrap();
+        for directive in ["default-src 'none'", "script-src 'self'", "frame-ancestors 'none'"] {
+            assert!(policy.split(';').any(|given| given.trim() == directive), "{directive}: {policy}");
+        }
+        let (page, script) = (include_str!("dashboard.html"), include_str!("dashboard.js"));
+        assert_eq!(page.matches("<script").count(), page.matches(r#"<script src="dashboard.js"></script>"#).count());
+        for way in [
+            "innerHTML",
+            "outerHTML",
+            "insertAdjacentHTML",
+            "createContextualFragment",
+            "DOMParser",
+            "document.write",
+            "eval(",
+            "Function(",
+        ] {
+            assert!(!script.contains(way), "{way}");
+        }
+    }
 }

@@ -11,6 +11,7 @@ mod alerts;
 mod assets;
 mod conditions;
 mod logs;
+mod review;
 mod rows;
 mod streams;
 #[cfg(test)]
@@ -68,6 +69,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     /// Per shard, the number of its last record.
     ends: Arc<[watch::Sender<u64>]>,
+    bounds: Arc<logs::Bounds>,
     /// Decoded configuration; a row's tag says whether its entry still holds.
     decoded: Mutex<HashMap<String, StoredIntersection>>,
 }
@@ -116,7 +118,7 @@ impl Store {
         let database = Arc::new(database);
         let writer = writer(Arc::clone(&database)).map_err(|error| OpenError::Unusable(path.to_owned(), error.to_string()))?;
         let ends = ends.into_iter().map(watch::Sender::new).collect();
-        Ok(Self(Arc::new(Inner { writer, database, clock, ends, decoded: Mutex::default() })))
+        Ok(Self(Arc::new(Inner { writer, database, clock, ends, bounds: Arc::default(), decoded: Mutex::default() })))
     }
 
     /// Puts everything that was answered so far on disk.
@@ -176,6 +178,7 @@ fn prepare(database: &Database, shards: u16) -> Result<Vec<u64>, Prepare> {
         conditions::create_tables(&transaction)?;
         alerts::create_tables(&transaction)?;
         logs::create_tables(&transaction)?;
+        review::create_tables(&transaction)?;
         streams::ends(&transaction, shards)?
     };
     transaction.commit()?;

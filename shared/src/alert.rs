@@ -70,6 +70,11 @@ pub struct Alert {
 }
 
 impl Alert {
+    /// How often it was raised and cleared so far; grows with each change.
+    pub const fn changes(&self) -> u32 {
+        self.occurrences.saturating_mul(2).saturating_add(self.cleared_at.is_some() as u32)
+    }
+
     /// The id of the alert that begins with this occurrence. In the order of ids, older alerts come first.
     pub fn id_of(asset_id: &AssetId, fault: Fault, raised_at: Timestamp) -> AlertId {
         AlertId::new(raised_at, ETag::of(&json!([asset_id, fault])).short())

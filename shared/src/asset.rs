@@ -4,15 +4,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::fields::{At, Faults, Fields, Misfit, id, number, text, time};
-use crate::ids::{AssetId, AssetKind, DetectorId, IntersectionId};
+use crate::ids::{AssetId, AssetKind, DetectorId, ID_MAX_LEN, IntersectionId};
 use crate::intersection::{ETag, InvalidDocument};
 use crate::units::Timestamp;
 
 /// The kind of every traffic detector.
 pub const DETECTOR: &str = "detector";
 
-/// Longest name of an asset, in characters.
-const NAME_MAX: usize = 200;
+/// Longest name of an asset, in characters: that of the longest id, which is its name until somebody gives another.
+const NAME_MAX: usize = 2 * ID_MAX_LEN + 1;
 
 /// Where an asset stands (WGS 84).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -41,7 +41,7 @@ pub struct Asset {
     pub id: AssetId,
     /// What it is.
     pub kind: AssetKind,
-    /// How people call it, 1 to 200 characters.
+    /// How people call it, 1 to 257 characters.
     pub name: String,
     /// Where it stands, if it does.
     pub location: Option<Location>,

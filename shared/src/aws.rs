@@ -8,6 +8,7 @@ pub mod config;
 mod dynamodb;
 mod eventbridge;
 mod kinesis;
+mod metrics;
 mod s3;
 pub mod telemetry;
 

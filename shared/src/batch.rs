@@ -13,23 +13,51 @@ use aws_lambda_events::event::streams::{KinesisBatchItemFailure, KinesisEventRes
 use futures_util::{FutureExt, StreamExt};
 
 use crate::ports::{PoisonRecord, PortError, Quarantine};
+use crate::units::Timestamp;
 use crate::wire::{PoisonedRecord, ReadingRecord};
 
 /// Groups worked on at once: enough to hide the latency of a store, few enough for its connections.
 const CONCURRENT_KEYS: usize = 32;
 
+/// What became of a batch.
+#[derive(Debug)]
+pub struct Processed<T> {
+    /// Which records have to come again.
+    pub response: KinesisEventResponse,
+    /// What was answered for each key whose records took effect.
+    pub done: Vec<T>,
+    /// Records that can never succeed and were put aside.
+    pub quarantined: usize,
+    /// When the oldest record arrived on the stream.
+    pub oldest: Option<Timestamp>,
+}
+
+impl<T> Processed<T> {
+    /// A count, over all keys.
+    pub fn sum(&self, count: impl Fn(&T) -> u32) -> u32 {
+        self.done.iter().map(count).sum()
+    }
+
+    /// How long the oldest record had lain on the stream, in ms.
+    pub fn age_ms(&self, now: Timestamp) -> i64 {
+        self.oldest.map_or(0, |oldest| now.as_millis().saturating_sub(oldest.as_millis()))
+    }
+}
+
 /// Handles one batch: decodes, groups by key, hands each group in order to `handle` and reports the failures.
 ///
 /// `handle` gets the records of one key and answers whether they took effect; what it shares with other calls must bear that
 /// one of them panics. Groups run concurrently.
-pub async fn process<Q, F, H, E>(event: KinesisEvent, function: &'static str, quarantine: &Q, handle: H) -> KinesisEventResponse
+pub async fn process<Q, F, H, T, E>(event: KinesisEvent, function: &'static str, quarantine: &Q, handle: H) -> Processed<T>
 where
     Q: Quarantine,
     H: Fn(String, Vec<ReadingRecord>) -> F,
-    F: Future<Output = Result<(), E>>,
+    F: Future<Output = Result<T, E>>,
     E: std::error::Error,
 {
-    let mut failures = Vec::new();
+    let arrivals = event.records.iter().map(|record| record.kinesis.approximate_arrival_timestamp.timestamp_millis());
+    let oldest = arrivals.min().map(Timestamp::from_millis);
+    let (mut failures, mut quarantined) = (Vec::new(), 0);
     let mut groups: HashMap<String, (String, Vec<ReadingRecord>)> = HashMap::new();
     let mut order = Vec::new();
     for record in event.records {
@@ -43,12 +71,13 @@ where
                 });
                 group.1.push(reading);
             }
-            Err(reason) => {
-                if let Err(error) = put_aside(&record, function, &reason, quarantine).await {
+            Err(reason) => match put_aside(&record, function, &reason, quarantine).await {
+                Ok(()) => quarantined += 1,
+                Err(error) => {
                     tracing::error!(sequence_number, error = %error, "a poison record could not be quarantined");
                     failures.push(sequence_number);
                 }
-            }
+            },
         }
     }
     let work = order.into_iter().filter_map(|key| groups.remove(&key).map(|group| (key, group)));
@@ -61,9 +90,13 @@ where
         .buffer_unordered(CONCURRENT_KEYS)
         .collect()
         .await;
+    let mut done = Vec::with_capacity(outcomes.len());
     for (key, first, outcome) in outcomes {
         match outcome {
-            Ok(Ok(())) => continue,
+            Ok(Ok(answer)) => {
+                done.push(answer);
+                continue;
+            }
             Ok(Err(error)) => {
                 tracing::warn!(key, sequence_number = first, error = %error, "the records of a key failed and will come again");
             }
@@ -82,7 +115,7 @@ where
             failure
         })
         .collect();
-    response
+    Processed { response, done, quarantined, oldest }
 }
 
 async fn put_aside<Q: Quarantine>(

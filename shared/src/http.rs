@@ -130,12 +130,13 @@ impl IntoResponse for Problem {
 /// # Errors
 /// 415 `unsupported_media_type` if it is said to be something else.
 pub fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
-    let Some(given) = headers.get(CONTENT_TYPE) else { return Ok(()) };
+    let mut all = headers.get_all(CONTENT_TYPE).iter();
+    let (Some(given), more) = (all.next(), all.next()) else { return Ok(()) };
     let said = given.to_str().unwrap_or_default().to_ascii_lowercase();
     let mut parts = said.split(';').map(str::trim);
     let is_json = parts.next() == Some("application/json");
     let mut charsets = parts.filter_map(|parameter| parameter.strip_prefix("charset="));
-    if is_json && charsets.all(|charset| charset.trim_matches('"') == "utf-8") {
+    if is_json && more.is_none() && charsets.all(|charset| charset.trim_matches('"') == "utf-8") {
         return Ok(());
     }
     Err(unsupported(format!("Send the body as JSON in UTF-8 with the header content-type: application/json, not {given:?}.")))
@@ -229,7 +230,12 @@ async fn name_request(mut request: Request, next: Next) -> Response {
     request.headers_mut().insert(REQUEST_ID, id.clone());
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let mut response = next.run(request).await;
-    tracing::debug!(request_id = ?id, %method, path, status = response.status().as_u16(), "request");
+    let status = response.status().as_u16();
+    if status >= 500 {
+        tracing::error!(request_id = ?id, %method, path, status, "a request failed");
+    } else {
+        tracing::debug!(request_id = ?id, %method, path, status, "request");
+    }
     response.headers_mut().insert(REQUEST_ID, id);
     response
 }

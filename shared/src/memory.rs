@@ -247,8 +247,12 @@ impl ConditionReader for Memory {
 
 impl AlertStore for Memory {
     async fn put_alerts(&self, alerts: &[Alert]) -> Result<(), PortError> {
-        let rows = alerts.iter().map(|alert| (alert.id.to_string(), alert.clone()));
-        self.lock().alerts.extend(rows);
+        let stored = &mut self.lock().alerts;
+        for alert in alerts {
+            if stored.get(alert.id.as_str()).is_none_or(|known| known.changes() <= alert.changes()) {
+                stored.insert(alert.id.to_string(), alert.clone());
+            }
+        }
         Ok(())
     }
 }

@@ -12,6 +12,7 @@ use crate::asset::{Asset, AssetHealth};
 use crate::ids::{AlertId, AssetId, AssetKind, IntersectionId};
 use crate::intersection::{ETag, Intersection};
 use crate::plan::{DecisionRecord, PublishedPlan};
+use crate::quarantine::{Entry, Replayed};
 use crate::units::Timestamp;
 
 /// Why a port could not do its work.
@@ -203,7 +204,8 @@ pub trait ConditionReader: Send + Sync {
 
 /// Keeps alerts. Written by `maintenance-prediction` alone.
 pub trait AlertStore: Send + Sync {
-    /// Stores the alerts; an alert of the same id is replaced.
+    /// Stores the alerts; an alert of the same id is replaced unless it has more [`Alert::changes`]: a writer that is late does not
+    /// take back what came after it.
     fn put_alerts(&self, alerts: &[Alert]) -> impl Future<Output = Result<(), PortError>> + Send;
 }
 
@@ -260,4 +262,23 @@ pub struct PoisonRecord {
 pub trait Quarantine: Send + Sync {
     /// Stores the record under its function; storing it again changes nothing.
     fn quarantine(&self, record: &PoisonRecord) -> impl Future<Output = Result<(), PortError>> + Send;
+}
+
+/// Shows people what lies in the quarantine, and takes away what they are done with.
+pub trait QuarantineReview: Send + Sync {
+    /// Entries with an id after `after`, at most `limit` (1 to 500), with their bytes. A page may hold fewer, or none, although
+    /// more follow. What cannot be read is an entry that says so.
+    fn entries(&self, after: Option<&str>, limit: usize) -> impl Future<Output = Result<Page<Entry>, PortError>> + Send;
+
+    /// The entry of this id.
+    fn entry(&self, id: &str) -> impl Future<Output = Result<Option<Entry>, PortError>> + Send;
+
+    /// Takes the entry away because its records are on the stream again, and keeps what is told of it.
+    fn replayed(&self, replayed: &Replayed) -> impl Future<Output = Result<(), PortError>> + Send;
+
+    /// What was kept of replayed entries, in any order, after the place `after`; as with [`Self::entries`], pages may be short.
+    fn replays(&self, after: Option<&str>, limit: usize) -> impl Future<Output = Result<Page<Replayed>, PortError>> + Send;
+
+    /// Takes the entry away for good.
+    fn discard(&self, id: &str) -> impl Future<Output = Result<(), PortError>> + Send;
 }

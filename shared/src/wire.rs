@@ -321,6 +321,8 @@ pub struct ReadingRecord {
     pub key: String,
     /// When ingestion accepted them.
     pub received_at: Timestamp,
+    /// The `x-request-id` of the request that brought them, for logs alone.
+    pub request_id: Option<String>,
     /// The readings, ordered by their time.
     pub readings: Vec<SensorReading>,
 }
@@ -357,7 +359,13 @@ pub enum PoisonedRecord {
 impl ReadingRecord {
     /// The bytes for the stream.
     pub fn to_bytes(&self) -> Vec<u8> {
-        json!({"v": VERSION, "key": self.key, "received_at": self.received_at, "readings": self.readings}).to_string().into_bytes()
+        let mut record = Map::new();
+        record.insert("v".into(), json!(VERSION));
+        record.insert("key".into(), json!(self.key));
+        record.insert("received_at".into(), json!(self.received_at));
+        record.extend(self.request_id.as_ref().map(|id| ("request_id".into(), json!(id))));
+        record.insert("readings".into(), json!(self.readings));
+        Value::Object(record).to_string().into_bytes()
     }
 
     /// Reads what [`Self::to_bytes`] wrote.
@@ -374,6 +382,7 @@ impl ReadingRecord {
             v: u32,
             key: String,
             received_at: Timestamp,
+            request_id: Option<String>,
             #[serde(borrow)]
             readings: Vec<&'a RawValue>,
         }
@@ -394,7 +403,7 @@ impl ReadingRecord {
             }
             readings.push(reading);
         }
-        Ok(Self { key: envelope.key, received_at: envelope.received_at, readings })
+        Ok(Self { key: envelope.key, received_at: envelope.received_at, request_id: envelope.request_id, readings })
     }
 }
 

@@ -83,7 +83,7 @@ async fn a_hundred_machines_are_judged_alike_by_the_stream_and_by_the_service() 
         };
         let readings: Vec<_> = samples.iter().enumerate().map(reading).collect();
         for part in readings.chunks(rng.random_range(1..80)) {
-            let record = ReadingRecord { key: id.clone(), received_at: at(0), readings: part.to_vec() };
+            let record = ReadingRecord { key: id.clone(), received_at: at(0), request_id: None, readings: part.to_vec() };
             // What is on the stream is what was encoded.
             let record = ReadingRecord::from_bytes(&record.to_bytes()).unwrap();
             workflow.handle(&id, &[record]).await.unwrap();

@@ -50,7 +50,7 @@ fn hour(seed: u64) -> Vec<ReadingRecord> {
 
 fn record(received_at: Timestamp, readings: &[Value]) -> ReadingRecord {
     let readings = readings.iter().map(|reading| parse_reading(&serde_json::value::to_raw_value(reading).unwrap()).unwrap());
-    ReadingRecord { key: "J1".into(), received_at, readings: readings.collect() }
+    ReadingRecord { key: "J1".into(), received_at, request_id: None, readings: readings.collect() }
 }
 
 /// A junction and the function behind the stream.

@@ -12,6 +12,15 @@ const TEMPLATE: &str = include_str!("../../template.yaml");
 const OPENAPI: &str = include_str!("../../openapi.yaml");
 const METHODS: [&str; 8] = ["get", "put", "post", "delete", "patch", "head", "options", "trace"];
 const SWEEP: &str = include_str!("../../events/maintenance-prediction/sweep.json");
+const RUNBOOK: &str = include_str!("../../docs/RUNBOOK.md");
+/// Where metrics are emitted.
+const EMITTED: [&str; 5] = [
+    include_str!("../../functions/sensor-ingestion/src/workflow.rs"),
+    include_str!("../../functions/signal-adjustment/src/lib.rs"),
+    include_str!("../../functions/maintenance-prediction/src/lib.rs"),
+    include_str!("../../functions/maintenance-prediction/src/workflow.rs"),
+    include_str!("../../shared/src/aws/metrics.rs"),
+];
 const FUNCTION: &str = "AWS::Serverless::Function";
 const TABLE: &str = "AWS::DynamoDB::Table";
 /// Functions behind the stream.
@@ -83,10 +92,12 @@ fn every_route_says_who_may_call_it_and_only_health_and_the_description_are_open
         let needed = described["paths"][path.as_str()][method.as_str()].get("security").or_else(|| described.get("security"));
         let needed = needed.unwrap().as_sequence().unwrap();
         let security = security.unwrap_or_else(|| panic!("{method} {path} says nothing of security"));
-        assert_eq!(security.is_empty(), needed.is_empty(), "{method} {path}");
-        // Where a token is taken, it is `If [HasJwt, with the token, with a signature]`.
-        let given = security.first().map(|given| given.get(1).unwrap_or(given));
-        assert_eq!(given, needed.first(), "{method} {path}");
+        // As described, and each scope as Cognito writes it besides; one of them is enough.
+        let mut needed = needed.clone();
+        if let Some(scopes) = needed.first_mut().and_then(|scheme| scheme.get_mut("operators")).and_then(Value::as_sequence_mut) {
+            scopes.extend(scopes.clone().iter().map(|scope| scope.as_str().unwrap().replace(':', "/").into()));
+        }
+        assert_eq!(security, &needed, "{method} {path}");
     }
     let open: Vec<_> = operations(paths).into_iter().filter(|(m, p)| paths[p.as_str()][m.as_str()]["security"][0].is_null()).collect();
     assert_eq!(open, ["/openapi.json", "/v1/health"].map(|path| ("get".to_owned(), path.to_owned())));
@@ -103,10 +114,14 @@ fn each_mapping_isolates_what_fails_gives_up_at_last_and_keeps_what_it_gave_up()
         assert!((60..=86_400).contains(&settings.maximum_record_age_in_seconds), "{settings:?}");
         assert_eq!(mapping["StartingPosition"], *"TRIM_HORIZON");
 
+        // A bucket gets the records themselves, a queue or a topic only their place on the stream.
         let on_failure = &mapping["DestinationConfig"]["OnFailure"];
-        let (resource, _) = on_failure["Destination"].as_str().unwrap().split_once('.').unwrap();
-        let kinds = BTreeMap::from([("SQS", "AWS::SQS::Queue"), ("SNS", "AWS::SNS::Topic"), ("S3", "AWS::S3::Bucket")]);
-        assert_eq!(template["Resources"][resource]["Type"], *kinds[on_failure["Type"].as_str().unwrap()], "{on_failure:?}");
+        assert_eq!((&on_failure["Type"], &on_failure["Destination"]), (&"S3".into(), &"Quarantine.Arn".into()));
+        let granted = grants(&template, &template["Resources"][function]);
+        for (action, resource) in [("s3:PutObject", "${Quarantine.Arn}/aws/lambda/*"), ("s3:ListBucket", "Quarantine.Arn")] {
+            assert!(granted.contains(&(action.to_owned(), resource.to_owned())), "{function}: {action}");
+        }
+        assert_eq!(mapping["MetricsConfig"]["Metrics"][0], *"EventCount", "the alarms on batches that were given up need it");
     }
 }
 
@@ -122,13 +137,21 @@ fn every_function_behind_the_stream_is_a_processor_of_these_tests() {
 fn the_local_host_delivers_as_the_deployed_mappings_do() {
     let template = load(TEMPLATE);
     let deployed = |function| serde_yaml_ng::from_value::<Settings>(event(&template, function, "Kinesis").clone()).unwrap();
-    // A laptop may have been closed over the weekend: there no record gets too old.
-    let expected = Settings { maximum_record_age_in_seconds: -1, ..deployed("SignalAdjustment") };
-    assert_eq!(signal_adjustment_settings(), expected);
-    // Nor is a write so dear that it waits for a fuller batch.
-    let expected =
-        Settings { maximum_record_age_in_seconds: -1, maximum_batching_window_in_seconds: 0, ..deployed("MaintenancePrediction") };
-    assert_eq!(maintenance_prediction_settings(), expected);
+    // A laptop may have been closed over the weekend: there no record gets too old. Nor is a call so dear that it waits for a
+    // fuller batch.
+    let local = |settings| Settings { maximum_record_age_in_seconds: -1, maximum_batching_window_in_seconds: 0, ..settings };
+    assert_eq!(signal_adjustment_settings(), local(deployed("SignalAdjustment")));
+    assert_eq!(maintenance_prediction_settings(), local(deployed("MaintenancePrediction")));
+}
+
+#[test]
+fn costs_are_computed_for_what_is_deployed() {
+    let template = load(TEMPLATE);
+    let deployed = PROCESSORS.map(|function| serde_yaml_ng::from_value(event(&template, function, "Kinesis").clone()).unwrap());
+    assert_eq!(greenwave::cost::deployed_settings(), deployed);
+    for (function, memory_mib) in greenwave::cost::MEMORY_MIB {
+        assert_eq!(template["Resources"][function]["Properties"]["MemorySize"], memory_mib, "{function}");
+    }
 }
 
 #[test]
@@ -220,12 +243,70 @@ fn each_function_has_a_role_of_its_own_that_names_what_it_may_touch() {
         assert!(roles.insert(role.to_owned()), "{name} shares {role}");
         let properties = &template["Resources"][role]["Properties"];
         assert!(properties.get("ManagedPolicyArns").is_none(), "{role}: managed policies grant more than is named here");
-        for text in grants(&template, function).into_iter().flat_map(|(action, resource)| [action, resource]) {
-            assert!(text != "*" && !text.ends_with(":*"), "{role}: {text}");
+        for (action, resource) in grants(&template, function) {
+            assert!(!action.ends_with('*'), "{role}: {action}");
+            // X-Ray alone knows no resources.
+            assert_eq!(resource == "*", action.starts_with("xray:"), "{role}: {action} on {resource}");
+            assert!(!resource.ends_with(":*"), "{role}: {resource}");
         }
     }
     let all: BTreeSet<_> = resources_of(&template, "AWS::IAM::Role").into_keys().map(str::to_owned).collect();
     assert_eq!(roles, all, "a role without a function");
+}
+
+const ALARM: &str = "AWS::CloudWatch::Alarm";
+
+#[test]
+fn every_function_has_alarms_and_every_alarm_tells_somebody_and_is_in_the_runbook() {
+    let template = load(TEMPLATE);
+    let alarms = resources_of(&template, ALARM);
+    for function in resources_of(&template, FUNCTION).into_keys() {
+        assert!(["Errors", "Throttles"].iter().all(|kind| alarms.contains_key(format!("{function}{kind}").as_str())), "{function}");
+    }
+    for function in PROCESSORS {
+        assert!(alarms.contains_key(format!("{function}IteratorAge").as_str()), "{function}");
+    }
+    for (name, alarm) in alarms {
+        let properties = &alarm["Properties"];
+        assert_eq!((&properties["AlarmActions"][0], &properties["OKActions"][0]), (&"AlarmTopic".into(), &"AlarmTopic".into()), "{name}");
+        let description = properties["AlarmDescription"].as_str().unwrap();
+        let (_, section) = description.rsplit_once("Runbook, ").unwrap_or_else(|| panic!("{name} names no section of the runbook"));
+        assert!(RUNBOOK.contains(&format!("\n## {}\n", section.trim_end_matches('.'))), "{name}: {section}");
+    }
+}
+
+#[test]
+fn alarms_and_dashboard_show_metrics_that_are_emitted() {
+    let template = load(TEMPLATE);
+    let mut shown = BTreeSet::new();
+    for (_, alarm) in resources_of(&template, ALARM) {
+        let single = std::iter::once(&alarm["Properties"]);
+        let several = alarm["Properties"]["Metrics"].as_sequence().into_iter().flatten().map(|metric| &metric["MetricStat"]["Metric"]);
+        let own = single.chain(several).filter(|metric| metric["Namespace"] == *"Greenwave");
+        shown.extend(own.map(|metric| metric["MetricName"].as_str().unwrap().to_owned()));
+    }
+    let dashboard = template["Resources"]["Dashboard"]["Properties"]["DashboardBody"].as_str().unwrap();
+    let dashboard: serde_json::Value = serde_json::from_str(dashboard).unwrap();
+    for widget in dashboard["widgets"].as_array().unwrap() {
+        let mut above = vec![];
+        for metric in widget["properties"]["metrics"].as_array().unwrap() {
+            // "." stands for the field above, "..." for all of them up to the last.
+            let fields: Vec<_> = metric.as_array().unwrap().iter().filter_map(serde_json::Value::as_str).collect();
+            if fields[0] == "..." {
+                continue;
+            }
+            let fields: Vec<_> = fields.iter().enumerate().map(|(i, field)| if *field == "." { above[i] } else { *field }).collect();
+            if fields[0] == "Greenwave" {
+                shown.insert(fields[1].to_owned());
+            }
+            above = fields;
+        }
+    }
+    assert!(shown.len() > 10, "{shown:?}");
+    for metric in shown {
+        assert!(EMITTED.iter().any(|source| source.contains(&metric)), "nothing emits {metric}");
+        assert!(RUNBOOK.contains(&format!("`{metric}`")), "the runbook does not explain {metric}");
+    }
 }
 
 #[test]

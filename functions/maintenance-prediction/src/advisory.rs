@@ -71,8 +71,13 @@ impl Advisory {
     pub fn apply(&mut self, transition: Transition) {
         let Transition { asset_id, kind, fault, at, change, evidence, text } = transition;
         let at = at.as_millis();
-        // A time before that of the last change is of another clock: what was over by that one does not come back by this.
-        self.episodes.retain(|episode| episode.cleared_at.is_none_or(|cleared| (0..COMES_BACK_WITHIN_MS).contains(&(at - cleared))));
+        self.episodes.retain(|episode| {
+            let same = episode.asset_id == asset_id && episode.fault == fault;
+            // A time before that of its last change is of another clock: what was over by that one does not come back by this.
+            // What began at this very time does all the same, for it would have the same id.
+            let other_clock = |cleared| same && at < cleared && at != episode.raised_at;
+            episode.cleared_at.is_none_or(|cleared| at - cleared < COMES_BACK_WITHIN_MS && !other_clock(cleared))
+        });
         let known = self.episodes.iter_mut().find(|episode| episode.asset_id == asset_id && episode.fault == fault);
         let (change, episode) = match (change, known) {
             (Change::Raised, Some(episode)) if episode.cleared_at.is_some() => {
@@ -124,6 +129,11 @@ impl Advisory {
     /// Whether something has yet to be told.
     pub fn is_told(&self) -> bool {
         self.untold.is_empty()
+    }
+
+    /// How many changes of this sort have yet to be told.
+    pub fn untold_of(&self, change: AlertChange) -> u32 {
+        u32::try_from(self.untold.iter().filter(|untold| untold.0 == change).count()).unwrap_or(u32::MAX)
     }
 
     /// Everything is told.
@@ -219,6 +229,18 @@ mod tests {
         assert_ne!(later[0].0, first[0].0);
         assert_eq!(later[0].1, 1);
         assert_eq!(advisory.episodes.len(), 1, "what cannot come back is forgotten");
+    }
+
+    #[test]
+    fn a_fault_that_comes_back_at_the_time_of_the_first_one_is_told_as_another_occurrence() {
+        let mut advisory = Advisory::default();
+        // A sweep raises it ahead of a backlog, which clears it; then the backlog reaches that time.
+        let first = told(&mut advisory, Change::Raised, 2);
+        told(&mut advisory, Change::Cleared, 1);
+        let other = Transition { asset_id: AssetId::try_from("J1/n_1").unwrap(), ..transition(Change::Raised, 1) };
+        advisory.apply(other);
+        advisory.told();
+        assert_eq!(told(&mut advisory, Change::Raised, 2), [(first[0].0.clone(), 2, false)]);
     }
 
     #[test]

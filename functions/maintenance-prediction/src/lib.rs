@@ -16,6 +16,8 @@ pub mod workflow;
 mod stream {
     use aws_lambda_events::event::kinesis::KinesisEvent;
     use aws_lambda_events::event::streams::KinesisEventResponse;
+    use shared::attempts::WorkflowError;
+    use shared::metrics::METRICS;
     use shared::ports::{AlertStore, Clock, ConditionReader, ConditionStore, EventBus, IntersectionStore, ModelSource, Quarantine};
 
     use crate::workflow::Workflow;
@@ -32,12 +34,25 @@ mod stream {
         C: Clock + Clone + 'static,
         Q: Quarantine,
     {
-        shared::batch::process(event, FUNCTION, quarantine, async |key: String, records| {
+        let records = event.records.len();
+        let batch = shared::batch::process(event, FUNCTION, quarantine, async |key: String, records| {
             let tally = workflow.handle(&key, &records).await?;
             tracing::debug!(key, ?tally, "readings folded");
-            Ok::<_, shared::attempts::WorkflowError>(())
+            Ok::<_, WorkflowError>(tally)
         })
-        .await
+        .await;
+        tracing::info!(
+            target: METRICS,
+            records_taken = records,
+            records_quarantined = batch.quarantined,
+            keys_failed = batch.response.batch_item_failures.len(),
+            iterator_age_ms_max = batch.age_ms(workflow.now()),
+            readings_folded = batch.sum(|tally| tally.folded),
+            alerts_raised = batch.sum(|tally| tally.alerts.raised),
+            alerts_cleared = batch.sum(|tally| tally.alerts.cleared),
+            "a batch was processed"
+        );
+        batch.response
     }
 }
 

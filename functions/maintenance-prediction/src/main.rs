@@ -44,8 +44,7 @@ async fn main() -> Result<(), Error> {
         match event.payload {
             Call::Batch(batch) => Ok(json!(maintenance_prediction::handle(batch, workflow, quarantine).await)),
             Call::Schedule { greenwave: Task::Sweep } => {
-                let swept = workflow.sweep().await?;
-                tracing::info!(?swept, "swept");
+                workflow.sweep().await?;
                 Ok::<Value, Error>(Value::Null)
             }
         }

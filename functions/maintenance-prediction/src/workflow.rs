@@ -6,9 +6,11 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use shared::alert::AlertChange;
 use shared::asset::DETECTOR;
 use shared::attempts::{ATTEMPTS, AttemptError, WorkflowError};
 use shared::ids::{AssetKind, IntersectionId};
+use shared::metrics::METRICS;
 use shared::ports::{
     AlertStore, Clock, Condition, ConditionReader, ConditionRow, ConditionStore, EventBus, IntersectionStore, ModelSource, PortError,
 };
@@ -36,8 +38,17 @@ pub struct Tally {
     pub replayed: u32,
     /// Readings that say nothing about the condition of an asset.
     pub ignored: u32,
-    /// Alerts raised or cleared.
-    pub alerts_changed: u32,
+    /// Alerts of which was told.
+    pub alerts: Told,
+}
+
+/// Changes of alerts that were told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// Began, or came back.
+    pub raised: u32,
+    /// Ended.
+    pub cleared: u32,
 }
 
 /// What a sweep did.
@@ -47,8 +58,8 @@ pub struct Swept {
     pub quiet: u32,
     /// Configured intersections that have never been heard of.
     pub unheard: u32,
-    /// Alerts raised or cleared.
-    pub alerts_changed: u32,
+    /// Alerts of which was told.
+    pub alerts: Told,
 }
 
 /// Turns records into conditions and alerts.
@@ -87,8 +98,12 @@ where
     /// # Errors
     /// [`WorkflowError`] if they did not take effect; sending them again is safe.
     pub async fn handle(&self, key: &str, records: &[ReadingRecord]) -> Result<Tally, WorkflowError> {
+        let readings = || records.iter().flat_map(|record| &record.readings);
+        if readings().all(|reading| matches!(reading, SensorReading::SignalState(_) | SensorReading::Position(_))) {
+            return Ok(Tally { ignored: u32::try_from(readings().count()).unwrap_or(u32::MAX), ..Tally::default() });
+        }
         let mut models = HashMap::new();
-        for reading in records.iter().flat_map(|record| &record.readings) {
+        for reading in readings() {
             if let SensorReading::Telemetry(telemetry) = reading
                 && !models.contains_key(&telemetry.asset_kind)
             {
@@ -140,12 +155,13 @@ where
                 *count += 1;
             }
         }
-        // A changed configuration may have cleared alerts without a new reading: nothing is told that is not written.
+        // A changed configuration may have cleared alerts without a new reading: nothing is told that is not written. What is not
+        // written is not remembered either: a cold function would judge otherwise.
         if tally.folded > 0 || !warm.state.advisory().is_told() {
             self.save(key, &mut warm).await?;
+            tally.alerts = self.tell(key, &mut warm).await?;
+            self.remember(key, warm);
         }
-        tally.alerts_changed = self.tell(key, &mut warm).await?;
-        self.remember(key, warm);
         Ok(tally)
     }
 
@@ -161,6 +177,11 @@ where
             }
             None => Warm { version: 0, received_at: Timestamp::from_millis(i64::MIN), state: State::default(), expected_at: None },
         })
+    }
+
+    /// What the clock shows.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
     }
 
     fn remember(&self, key: &str, warm: Warm) {
@@ -206,23 +227,28 @@ where
     }
 
     /// Stores and publishes what has not been told of the alerts, and notes that it is.
-    async fn tell(&self, key: &str, warm: &mut Warm) -> Result<u32, AttemptError> {
+    async fn tell(&self, key: &str, warm: &mut Warm) -> Result<Told, AttemptError> {
         let (alerts, events) = warm.state.advisory().untold();
         if events.is_empty() {
-            return Ok(0);
+            return Ok(Told::default());
         }
         self.store.put_alerts(&alerts).await?;
         match self.bus.publish(&events).await {
             // Sending it again would be refused again, and readings would wait for it for ever.
-            Err(error @ PortError::Unusable(..)) => tracing::error!(key, %error, "the events of an alert were refused for good"),
+            Err(error @ PortError::Unusable(..)) => {
+                tracing::error!(key, %error, "the events of an alert were refused for good");
+                tracing::info!(target: METRICS, events_refused = events.len(), "events were refused");
+            }
             outcome => outcome?,
         }
         for alert in &alerts {
             tracing::info!(key, alert = %alert.id, fault = alert.fault.name(), cleared = alert.cleared_at.is_some(), "an alert changed");
         }
-        warm.state.advisory().told();
+        let advisory = warm.state.advisory();
+        let told = Told { raised: advisory.untold_of(AlertChange::Raised), cleared: advisory.untold_of(AlertChange::Cleared) };
+        advisory.told();
         self.save(key, warm).await?;
-        Ok(u32::try_from(events.len()).unwrap_or(u32::MAX))
+        Ok(told)
     }
 
     /// Looks for what no reading can tell: intersections that fell silent as a whole, or were never heard of.
@@ -241,7 +267,9 @@ where
                 let quiet = now.since(condition.received_at) >= QUIET;
                 if quiet && condition.health.iter().any(|health| health.kind.as_str() == DETECTOR) {
                     swept.quiet += 1;
-                    swept.alerts_changed += self.sweep_key(&condition.key, now).await?;
+                    let Told { raised, cleared } = self.sweep_key(&condition.key, now).await?;
+                    swept.alerts.raised += raised;
+                    swept.alerts.cleared += cleared;
                 }
                 heard.insert(condition.key);
             }
@@ -258,12 +286,22 @@ where
             }
             after = page.next;
             if after.is_none() {
-                return Ok(swept);
+                break;
             }
         }
+        let Swept { quiet, unheard, alerts: Told { raised, cleared } } = swept;
+        tracing::info!(
+            target: METRICS,
+            junctions_quiet = quiet,
+            junctions_unheard = unheard,
+            alerts_raised = raised,
+            alerts_cleared = cleared,
+            "swept"
+        );
+        Ok(swept)
     }
 
-    async fn sweep_key(&self, key: &str, now: Timestamp) -> Result<u32, WorkflowError> {
+    async fn sweep_key(&self, key: &str, now: Timestamp) -> Result<Told, WorkflowError> {
         // Another instance may have seen it recover: what is stored counts, not what is remembered.
         drop(self.warm().remove(key));
         let mut warm = self.recall(key).await?;
@@ -281,11 +319,14 @@ where
         };
         match outcome.await {
             Ok(changed) => {
-                self.remember(key, warm);
+                // What is not written is not remembered either: a cold function would judge otherwise.
+                if changes {
+                    self.remember(key, warm);
+                }
                 Ok(changed)
             }
             // Readings came in the meantime: it is not silent any more.
-            Err(AttemptError::Conflict) => Ok(0),
+            Err(AttemptError::Conflict) => Ok(Told::default()),
             Err(AttemptError::Other(error)) => Err(error),
         }
     }

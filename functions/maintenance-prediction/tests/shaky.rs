@@ -117,7 +117,7 @@ fn records(silent: [u16; 3]) -> Vec<ReadingRecord> {
                 "period_s": 60, "volume": 3 + (minute * 7 + i64::try_from(n).unwrap()) % 5});
             parse_reading(&serde_json::value::to_raw_value(&value).unwrap()).unwrap()
         };
-        ReadingRecord { key: "J1".into(), received_at: at(minute), readings: heard.map(reading).collect() }
+        ReadingRecord { key: "J1".into(), received_at: at(minute), request_id: None, readings: heard.map(reading).collect() }
     };
     (0..120).map(record).filter(|record| !record.readings.is_empty()).collect()
 }

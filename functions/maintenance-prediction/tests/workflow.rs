@@ -4,7 +4,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use maintenance_prediction::workflow::Workflow;
+use maintenance_prediction::workflow::{Told, Workflow};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use shared::alert::CloudEvent;
@@ -25,7 +25,7 @@ fn at(seconds: i64) -> Timestamp {
 
 fn record(key: &str, seconds: i64, readings: &[Value]) -> ReadingRecord {
     let parse = |value: &Value| parse_reading(&serde_json::value::to_raw_value(value).unwrap()).unwrap();
-    ReadingRecord { key: key.into(), received_at: at(seconds), readings: readings.iter().map(parse).collect() }
+    ReadingRecord { key: key.into(), received_at: at(seconds), request_id: None, readings: readings.iter().map(parse).collect() }
 }
 
 /// What these detectors of J1 counted in the minute that ends now.
@@ -96,7 +96,7 @@ async fn a_replay_changes_nothing() {
     let (row_before, events_before) = (row(&memory).await, memory.events().len());
     for replaying in [first, workflow(&memory, &clock)] {
         let tally = replaying.handle("J1", &records).await.unwrap();
-        assert_eq!((tally.folded, tally.alerts_changed), (0, 0));
+        assert_eq!((tally.folded, tally.alerts), (0, Told::default()));
         assert_eq!((row(&memory).await, memory.events().len()), (row_before.clone(), events_before));
     }
 }
@@ -163,15 +163,15 @@ async fn a_junction_that_falls_silent_as_a_whole_is_found_by_the_sweep() {
     let all = ["n_0", "n_1"];
     workflow.handle("J1", &(0..30).map(|n| minute(n * MINUTE, &all)).collect::<Vec<_>>()).await.unwrap();
     clock.set(at(33 * MINUTE));
-    assert_eq!(workflow.sweep().await.unwrap().alerts_changed, 0, "it is too early to say");
+    assert_eq!(workflow.sweep().await.unwrap().alerts, Told::default(), "it is too early to say");
     clock.set(at(45 * MINUTE));
     let swept = workflow.sweep().await.unwrap();
-    assert_eq!((swept.quiet, swept.alerts_changed), (1, 2));
+    assert_eq!((swept.quiet, swept.alerts), (1, Told { raised: 2, cleared: 0 }));
     let silent = |over| vec![("J1/n_0".to_owned(), Fault::NoData, over, 1), ("J1/n_1".to_owned(), Fault::NoData, over, 1)];
     let mut found = alerts(&memory).await;
     found.sort_by(|a, b| a.0.cmp(&b.0));
     assert_eq!(found, silent(false));
-    assert_eq!(workflow.sweep().await.unwrap().alerts_changed, 0, "a second sweep has nothing new");
+    assert_eq!(workflow.sweep().await.unwrap().alerts, Told::default(), "a second sweep has nothing new");
 
     // The backlog arrives, and then what is new.
     workflow.handle("J1", &(30..75).map(|n| minute(n * MINUTE, &all)).collect::<Vec<_>>()).await.unwrap();
@@ -189,7 +189,7 @@ async fn recorded_data_of_another_year_is_not_silent_because_it_is_old() {
     }
     clock.set(at(1_000 * 24 * HOUR + 30));
     workflow.handle("J1", &records).await.unwrap();
-    assert_eq!(workflow.sweep().await.unwrap().alerts_changed, 0);
+    assert_eq!(workflow.sweep().await.unwrap().alerts, Told::default());
     assert_eq!(alerts(&memory).await, []);
 }
 

@@ -15,7 +15,7 @@ const CALL_BYTES_MAX: usize = 5 * 1024 * 1024;
 
 /// Waits between four retries: 0.1, 0.2, 0.4 and 0.8 s, each longer by a random part of itself, so 3 s at most. A sensor
 /// waits no longer for an answer, and the random part keeps retries of many requests apart.
-const RETRIES: ExponentialBuilder =
+pub const RETRIES: ExponentialBuilder =
     ExponentialBuilder::new().with_min_delay(Duration::from_millis(100)).with_factor(2.0).with_max_times(4).with_jitter();
 
 /// Lets time pass: `tokio::time::sleep` in a composition root, nothing in a test.
@@ -32,11 +32,11 @@ impl<W: Fn(Duration) -> F + Send + Sync, F: Future<Output = ()> + Send> Sleep fo
 
 /// Appends the queues side by side and each one in its order; returns the places of readings that did not get there.
 ///
-/// A refused record is sent again, and the next one of its key only after it. A record that the stream refuses for what it
+/// A refused record is sent again, as often as there are `retries`, and the next one of its key only after it. A record that the stream refuses for what it
 /// is ends its key: what follows would overtake it when the sensor sends all of it again.
-pub async fn append(stream: &impl ReadingStream, sleep: &impl Sleep, mut queues: Vec<Queue>) -> Vec<usize> {
+pub async fn append(stream: &impl ReadingStream, sleep: &impl Sleep, retries: ExponentialBuilder, mut queues: Vec<Queue>) -> Vec<usize> {
     let mut lost = Vec::new();
-    let mut waits = RETRIES.build();
+    let mut waits = retries.build();
     loop {
         let (records, senders) = next_call(&mut queues);
         if records.is_empty() {

@@ -23,7 +23,7 @@ pub struct Pending {
 pub type Queue = VecDeque<Pending>;
 
 /// Groups readings by key in the order of the request and encodes each group, its readings by time.
-pub fn encode(readings: Vec<(usize, SensorReading)>, received_at: Timestamp) -> Vec<Queue> {
+pub fn encode(readings: Vec<(usize, SensorReading)>, received_at: Timestamp, request_id: Option<&str>) -> Vec<Queue> {
     let mut groups: Vec<(String, Vec<(usize, SensorReading)>)> = Vec::new();
     let mut numbers: HashMap<String, usize> = HashMap::new();
     for (index, reading) in readings {
@@ -36,15 +36,14 @@ pub fn encode(readings: Vec<(usize, SensorReading)>, received_at: Timestamp) -> 
             groups.push((key, vec![(index, reading)]));
         }
     }
-    groups.into_iter().map(|(key, group)| encode_group(key, group, received_at)).collect()
-}
-
-fn encode_group(key: String, mut group: Vec<(usize, SensorReading)>, received_at: Timestamp) -> Queue {
-    group.sort_by_key(|(_, reading)| reading.time());
-    let (indices, readings) = group.into_iter().unzip();
-    let mut queue = Queue::new();
-    encode_parts(ReadingRecord { key, received_at, readings }, indices, &mut queue);
-    queue
+    let encode = |(key, mut group): (String, Vec<(usize, SensorReading)>)| {
+        group.sort_by_key(|(_, reading)| reading.time());
+        let (indices, readings) = group.into_iter().unzip();
+        let mut queue = Queue::new();
+        encode_parts(ReadingRecord { key, received_at, request_id: request_id.map(str::to_owned), readings }, indices, &mut queue);
+        queue
+    };
+    groups.into_iter().map(encode).collect()
 }
 
 /// Encodes the record whole, or in halves if it is too large; a single reading is always small enough.
@@ -56,7 +55,8 @@ fn encode_parts(mut record: ReadingRecord, mut indices: Vec<usize>, queue: &mut 
     }
     let half = record.readings.len() / 2;
     let later_indices = indices.split_off(half);
-    let later = ReadingRecord { key: record.key.clone(), received_at: record.received_at, readings: record.readings.split_off(half) };
+    let readings = record.readings.split_off(half);
+    let later = ReadingRecord { readings, key: record.key.clone(), request_id: record.request_id.clone(), received_at: record.received_at };
     encode_parts(record, indices, queue);
     encode_parts(later, later_indices, queue);
 }

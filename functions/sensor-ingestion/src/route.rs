@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
 use serde_json::json;
-use shared::http::{Problem, read_packed_json};
+use shared::http::{Problem, REQUEST_ID, read_packed_json};
+use shared::ids::AssetId;
 use shared::ports::{Clock, ReadingStream};
 
 use crate::append::Sleep;
@@ -19,7 +21,7 @@ use crate::workflow::{Ingestion, Outcome};
 /// Longest body, both as sent and unpacked.
 const BODY_BYTES_MAX: usize = 1024 * 1024;
 
-/// The route of ingestion; the composition root adds [`shared::http::complete`].
+/// The routes of ingestion; the composition root adds [`shared::http::complete`].
 pub fn router<S, C, W>(stream: S, clock: C, sleep: W, config: Config) -> Router
 where
     S: ReadingStream + 'static,
@@ -27,10 +29,44 @@ where
     W: Sleep + 'static,
 {
     let ingestion = Arc::new(Ingestion::new(stream, clock, sleep, config));
-    Router::new().route("/v1/readings", post(take_readings::<S, C, W>)).with_state(ingestion)
+    Router::new()
+        .route("/v1/readings", post(take_readings::<S, C, W>))
+        .route("/v1/readings/{key}", post(take_readings_of::<S, C, W>))
+        .with_state(ingestion)
 }
 
-async fn take_readings<S, C, W>(State(ingestion): State<Arc<Ingestion<S, C, W>>>, request: Request) -> Result<Response, Problem>
+type Shared<S, C, W> = State<Arc<Ingestion<S, C, W>>>;
+
+async fn take_readings<S, C, W>(State(ingestion): Shared<S, C, W>, request: Request) -> Result<Response, Problem>
+where
+    S: ReadingStream,
+    C: Clock,
+    W: Sleep,
+{
+    take(&ingestion, None, request).await
+}
+
+/// The same for one intersection or machine: who may call this path alone cannot speak for another.
+async fn take_readings_of<S, C, W>(
+    State(ingestion): Shared<S, C, W>,
+    key: Result<Path<AssetId>, PathRejection>,
+    request: Request,
+) -> Result<Response, Problem>
+where
+    S: ReadingStream,
+    C: Clock,
+    W: Sleep,
+{
+    match key {
+        Ok(Path(key)) if key.as_detector().is_none() => take(&ingestion, Some(key.as_str()), request).await,
+        _ => {
+            let detail = "The parameter key must be the id of an intersection or a machine.";
+            Err(Problem::new(StatusCode::BAD_REQUEST, "invalid_parameter", detail))
+        }
+    }
+}
+
+async fn take<S, C, W>(ingestion: &Ingestion<S, C, W>, key: Option<&str>, request: Request) -> Result<Response, Problem>
 where
     S: ReadingStream,
     C: Clock,
@@ -39,7 +75,8 @@ where
     let (parts, body) = request.into_parts();
     let bytes = read_packed_json(&parts.headers, body, BODY_BYTES_MAX).await?;
     let readings = split(&bytes)?;
-    Ok(answer(ingestion.take(&readings).await))
+    let request_id = parts.headers.get(REQUEST_ID).and_then(|id| id.to_str().ok());
+    Ok(answer(ingestion.take(&readings, key, request_id).await))
 }
 
 impl From<Unreadable> for Problem {

@@ -53,16 +53,29 @@ impl Rejection {
     }
 }
 
-/// Checks each reading; valid ones keep their place in the request.
-pub fn check(readings: &[&RawValue], now: Timestamp, config: Config) -> (Vec<(usize, SensorReading)>, Vec<Rejection>) {
+/// Checks each reading; valid ones keep their place in the request. With a key, all others' are refused.
+pub fn check(readings: &[&RawValue], key: Option<&str>, now: Timestamp, config: Config) -> (Vec<(usize, SensorReading)>, Vec<Rejection>) {
     let (mut valid, mut rejected) = (Vec::with_capacity(readings.len()), Vec::new());
     for (index, json) in readings.iter().enumerate() {
-        match parse_reading(json).and_then(|reading| in_window(reading, now, config)) {
+        match parse_reading(json).and_then(|reading| of_key(reading, key)).and_then(|reading| in_window(reading, now, config)) {
             Ok(reading) => valid.push((index, reading)),
             Err(fault) => rejected.push(Rejection::invalid(index, fault)),
         }
     }
     (valid, rejected)
+}
+
+/// A detector is its intersection's, also where it is an asset.
+fn of_key(reading: SensorReading, key: Option<&str>) -> Result<SensorReading, Fault> {
+    let Some(key) = key else { return Ok(reading) };
+    let own = reading.key().strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    let pointer =
+        if matches!(reading, SensorReading::Telemetry(_) | SensorReading::Position(_)) { "/asset_id" } else { "/intersection_id" };
+    if own {
+        Ok(reading)
+    } else {
+        Err(Fault { pointer: pointer.into(), code: "foreign_key", message: format!("must be {key}, as the path") })
+    }
 }
 
 fn in_window(reading: SensorReading, now: Timestamp, config: Config) -> Result<SensorReading, Fault> {
@@ -94,7 +107,7 @@ mod tests {
             .map(|text| RawValue::from_string(text).unwrap())
             .collect();
         let readings: Vec<&RawValue> = texts.iter().map(AsRef::as_ref).collect();
-        let (valid, rejected) = check(&readings, Timestamp::parse(NOW).unwrap(), config);
+        let (valid, rejected) = check(&readings, None, Timestamp::parse(NOW).unwrap(), config);
         assert_eq!(valid.len() + rejected.len(), times.len());
         rejected.into_iter().map(|r| (r.index, r.code)).collect()
     }

@@ -17,6 +17,8 @@ pub mod workflow;
 mod stream {
     use aws_lambda_events::event::kinesis::KinesisEvent;
     use aws_lambda_events::event::streams::KinesisEventResponse;
+    use shared::attempts::WorkflowError;
+    use shared::metrics::METRICS;
     use shared::ports::{Clock, ConditionReader, DecisionLog, IntersectionStore, JunctionStore, Quarantine};
 
     use crate::workflow::Workflow;
@@ -31,12 +33,28 @@ mod stream {
         C: Clock,
         Q: Quarantine,
     {
-        shared::batch::process(event, FUNCTION, quarantine, async |key: String, records| {
+        let records = event.records.len();
+        let batch = shared::batch::process(event, FUNCTION, quarantine, async |key: String, records| {
             let tally = workflow.handle(&key, &records).await?;
             tracing::debug!(key, ?tally, "readings folded");
-            Ok::<_, shared::attempts::WorkflowError>(())
+            Ok::<_, WorkflowError>(tally)
         })
-        .await
+        .await;
+        tracing::info!(
+            target: METRICS,
+            records_taken = records,
+            records_quarantined = batch.quarantined,
+            keys_failed = batch.response.batch_item_failures.len(),
+            iterator_age_ms_max = batch.age_ms(workflow.now()),
+            readings_folded = batch.sum(|tally| tally.folded),
+            readings_late = batch.sum(|tally| tally.late),
+            readings_unconfigured = batch.sum(|tally| tally.unconfigured),
+            decisions_made = batch.sum(|tally| tally.decisions),
+            plans_held = batch.sum(|tally| tally.held),
+            detectors_distrusted = batch.sum(|tally| tally.distrusted),
+            "a batch was processed"
+        );
+        batch.response
     }
 }
 

@@ -18,6 +18,9 @@ use crate::record::record;
 
 /// Junctions that a warm function remembers. One takes about 2 KB and its configuration 20 KB.
 const REMEMBERED_MAX: usize = 2_000;
+/// Steps for which a junction is read before it is decided, once another function has written it. A refused write costs as much
+/// as five reads and its records besides, and whoever wrote once will write again.
+const READ_STEPS: u8 = 20;
 
 /// What happened to the readings of a group.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,6 +39,10 @@ pub struct Tally {
     pub decisions: u32,
     /// Decisions that found no safe plan.
     pub held: u32,
+    /// Detectors without a say in the last decision.
+    pub distrusted: u32,
+    /// Writes that were refused because another function had written first.
+    pub overtaken: u32,
 }
 
 /// Turns records into plans.
@@ -53,6 +60,8 @@ struct Warm {
     in_alarm: Vec<DetectorId>,
     read_at: Timestamp,
     row: Option<(u64, Junction, PublishedPlan)>,
+    /// For so many steps what is stored counts, not what is remembered.
+    read_steps: u8,
 }
 
 impl<S, C> Workflow<S, C>
@@ -77,19 +86,24 @@ where
         let Some(id) = IntersectionId::try_from(key).ok().filter(|_| about_signals) else {
             return Ok(Tally { ignored: count(), ..Tally::default() });
         };
-        for _ in 0..ATTEMPTS {
+        for overtaken in (0..).take(ATTEMPTS) {
             let Some(warm) = self.remember(&id).await? else {
                 let unconfigured = count();
                 tracing::info!(intersection = key, unconfigured, "readings of an intersection that nobody configured make no plan");
                 return Ok(Tally { unconfigured, ..Tally::default() });
             };
-            match self.attempt(&id, warm, readings()).await {
+            match self.attempt(&id, warm, records).await {
                 Err(AttemptError::Conflict) => {}
                 Err(AttemptError::Other(error)) => return Err(error),
-                Ok(tally) => return Ok(tally),
+                Ok(tally) => return Ok(Tally { overtaken, ..tally }),
             }
         }
         Err(WorkflowError::Contended)
+    }
+
+    /// What the clock shows.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
     }
 
     fn warm(&self) -> MutexGuard<'_, HashMap<IntersectionId, Warm>> {
@@ -108,20 +122,27 @@ where
         let Some((_, intersection)) = self.store.get(id).await? else { return Ok(None) };
         let condition = self.store.condition(id.as_str()).await?;
         let in_alarm = condition.map(|condition| detectors_in_alarm(&condition.health).collect()).unwrap_or_default();
-        Ok(Some(Warm { intersection, in_alarm, read_at: now, row: known.and_then(|warm| warm.row) }))
+        let (row, read_steps) = known.map_or((None, 0), |warm| (warm.row, warm.read_steps));
+        Ok(Some(Warm { intersection, in_alarm, read_at: now, row, read_steps }))
     }
 
-    async fn attempt<'r>(
-        &self,
-        id: &IntersectionId,
-        warm: Warm,
-        readings: impl Iterator<Item = &'r SensorReading>,
-    ) -> Result<Tally, AttemptError> {
+    fn keep(&self, id: &IntersectionId, warm: Warm) {
+        let mut all = self.warm();
+        if all.len() >= REMEMBERED_MAX {
+            all.clear();
+        }
+        all.insert(id.clone(), warm);
+    }
+
+    async fn attempt(&self, id: &IntersectionId, warm: Warm, group: &[ReadingRecord]) -> Result<Tally, AttemptError> {
         let intersection = Arc::clone(&warm.intersection);
+        let remembered = warm.row.as_ref().map(|row| row.0);
         let stored = match warm.row {
-            Some(row) => Some(row),
-            None => self.load(id, &intersection).await?,
+            Some(row) if warm.read_steps == 0 => Some(row),
+            _ => self.load(id, &intersection).await?,
         };
+        let overtaken = remembered.is_some() && remembered != stored.as_ref().map(|row| row.0);
+        let read_steps = if overtaken { READ_STEPS } else { warm.read_steps.saturating_sub(1) };
         let (version, junction, mut plan) = match stored {
             Some((version, junction, plan)) => (version, junction, Some(plan)),
             None => (0, Junction::unknown(&intersection), None),
@@ -130,7 +151,7 @@ where
         junction.set_in_alarm(&intersection, &warm.in_alarm);
         let mut step = Steps { intersection: &intersection, junction, tally: Tally::default(), records: vec![] };
         let mut undecided = false;
-        for reading in readings {
+        for reading in group.iter().flat_map(|record| &record.readings) {
             if undecided && step.junction.begins_step(&intersection, reading) {
                 step.decide(&mut plan);
                 undecided = false;
@@ -146,23 +167,27 @@ where
         }
         let row = match plan {
             Some(plan) if tally.decisions > 0 => {
-                // The record goes first: it is keyed by time, so writing it again when the row conflicts changes nothing,
-                // while a record missing after a written row would stay missing.
+                // The record goes first: one that is missing after a written row would stay missing. It is keyed by time; a writer that
+                // loses the row to another with other readings of the same second may leave its own.
                 if !records.is_empty() {
                     self.store.record(&records).await?;
                 }
                 let row = JunctionRow { version: version + 1, plan, state: junction.to_bytes()? };
-                self.store.save(&row).await?;
+                if let Err(error) = self.store.save(&row).await {
+                    let Warm { in_alarm, read_at, .. } = warm;
+                    self.keep(id, Warm { intersection, in_alarm, read_at, row: None, read_steps: READ_STEPS });
+                    return Err(error.into());
+                }
+                if !records.is_empty() {
+                    let request_id = group.iter().rev().find_map(|record| record.request_id.as_deref());
+                    tracing::info!(intersection = %id, revision = row.plan.revision, as_of = %row.plan.as_of, request_id, "the plan changed");
+                }
                 Some((row.version, junction, row.plan))
             }
             Some(plan) => Some((version, junction, plan)),
             None => None,
         };
-        let mut warm_junctions = self.warm();
-        if warm_junctions.len() >= REMEMBERED_MAX {
-            warm_junctions.clear();
-        }
-        warm_junctions.insert(id.clone(), Warm { intersection, in_alarm: warm.in_alarm, read_at: warm.read_at, row });
+        self.keep(id, Warm { intersection, in_alarm: warm.in_alarm, read_at: warm.read_at, row, read_steps });
         Ok(tally)
     }
 
@@ -205,6 +230,7 @@ impl Steps<'_> {
     fn decide(&mut self, plan: &mut Option<PublishedPlan>) {
         let (inputs, decision, decided) = self.junction.decide(self.intersection);
         self.tally.decisions += 1;
+        self.tally.distrusted = u32::try_from(decision.distrusted.len()).unwrap_or(u32::MAX);
         match (decided, &decision.plan) {
             (Some(next), _) => {
                 if is_news(plan.as_ref(), &next) {

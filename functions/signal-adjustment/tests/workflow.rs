@@ -25,7 +25,7 @@ fn step(seconds: i64) -> ReadingRecord {
         });
         parse_reading(&serde_json::value::to_raw_value(&value).unwrap()).unwrap()
     };
-    ReadingRecord { key: "J1".into(), received_at: at(seconds), readings: LANES.iter().map(reading).collect() }
+    ReadingRecord { key: "J1".into(), received_at: at(seconds), request_id: None, readings: LANES.iter().map(reading).collect() }
 }
 
 async fn configured() -> (Memory, Workflow<Memory, ManualClock>) {
@@ -74,6 +74,26 @@ async fn a_warm_function_that_was_overtaken_decides_again_on_what_is_stored() {
     assert_eq!((row(&memory).await.version, row(&memory).await.plan.as_of), (3, at(10)));
     // And what it has not seen itself is late, not new.
     assert_eq!(first.handle("J1", &[step(5)]).await.unwrap().late, 8);
+}
+
+#[tokio::test]
+async fn warm_functions_that_take_turns_refuse_each_other_once_and_then_read() {
+    let (memory, first) = configured().await;
+    let second = workflow(&memory);
+    let mut overtaken = vec![];
+    for n in 0..12 {
+        let function = if n % 2 == 0 { &first } else { &second };
+        overtaken.push(function.handle("J1", &[step(5 * n)]).await.unwrap().overtaken);
+    }
+    // The second function has nothing to remember at its first step; its next one finds what the first wrote.
+    assert_eq!(overtaken, [0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!((row(&memory).await.version, row(&memory).await.plan.as_of), (12, at(55)));
+    // One that is left alone trusts its memory again: nothing else shows that it does not read.
+    for n in 12..60 {
+        assert_eq!(first.handle("J1", &[step(5 * n)]).await.unwrap().overtaken, 0, "step {n}");
+    }
+    second.handle("J1", &[step(300)]).await.unwrap();
+    assert_eq!(first.handle("J1", &[step(305)]).await.unwrap().overtaken, 1);
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use shared::units::{Deciseconds, Timestamp};
 
 /// What the drivers of a movement see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Face {
+pub(crate) enum Face {
     /// They have the right of way.
     Green,
     /// They may go but give way.
@@ -27,21 +27,21 @@ enum Phase {
 }
 
 /// A signal and its limits.
-pub(super) struct Cabinet {
+pub(crate) struct Cabinet {
     intersection: Intersection,
     phase: Phase,
     /// Since when each movement is red; none while it is green.
     red_since: Vec<Option<Timestamp>>,
     plan: Option<PublishedPlan>,
     /// Seconds in which a plan asked for what the limits forbid.
-    pub(super) refused: u32,
+    pub(crate) refused: u32,
     /// Changes that the longest red forced.
-    pub(super) forced: u32,
+    pub(crate) forced: u32,
 }
 
 impl Cabinet {
     /// A cabinet that is switched on: the first stage of its time-of-day plan is green, everything else red.
-    pub(super) fn new(intersection: Intersection, now: Timestamp) -> Self {
+    pub(crate) fn new(intersection: Intersection, now: Timestamp) -> Self {
         let stage = intersection.time_of_day().stages.first().map_or(0, |first| first.0);
         let mut red_since = vec![Some(now); intersection.movements().len()];
         serve(&mut red_since, &intersection, stage, now);
@@ -50,12 +50,12 @@ impl Cabinet {
     }
 
     /// Takes over a plan.
-    pub(super) fn take(&mut self, plan: PublishedPlan) {
+    pub(crate) fn take(&mut self, plan: PublishedPlan) {
         self.plan = Some(plan);
     }
 
     /// Ends a clearance that is over.
-    pub(super) fn advance(&mut self, now: Timestamp) {
+    pub(crate) fn advance(&mut self, now: Timestamp) {
         if let Phase::Clearing { to, until, .. } = self.phase
             && until <= now
         {
@@ -65,7 +65,7 @@ impl Cabinet {
     }
 
     /// Does what the plan says for this second, within the limits. To be called each second.
-    pub(super) fn follow(&mut self, now: Timestamp) {
+    pub(crate) fn follow(&mut self, now: Timestamp) {
         let Phase::Green { stage, since } = self.phase else { return };
         let wanted = self.wanted(stage, now);
         if now < since + self.green_min(stage) {
@@ -87,7 +87,7 @@ impl Cabinet {
     }
 
     /// What the drivers of a movement see. A movement that the next stage serves too keeps its green but has to give way.
-    pub(super) fn face(&self, movement: usize, now: Timestamp) -> Face {
+    pub(crate) fn face(&self, movement: usize, now: Timestamp) -> Face {
         let green_in = |stage| self.intersection.movements_of(stage).contains(movement);
         match self.phase {
             Phase::Green { stage, .. } if self.intersection.stages().get(stage).is_some_and(|s| s.protected.contains(movement)) => {
@@ -105,7 +105,7 @@ impl Cabinet {
     }
 
     /// What the signal shows, as the API takes it.
-    pub(super) fn reading(&self, now: Timestamp) -> Value {
+    pub(crate) fn reading(&self, now: Timestamp) -> Value {
         let id = |stage: usize| self.intersection.stages().get(stage).map(|s| s.id.clone());
         let (stage, since, clearing) = match self.phase {
             Phase::Green { stage, since } => (stage, since, None),

@@ -5,11 +5,11 @@
 use serde_json::{Map, Value, json};
 
 /// Ids of all junctions begin with this.
-pub(super) const PREFIX: &str = "demo-";
+pub(crate) const PREFIX: &str = "demo-";
 /// Time between two readings, s.
-pub(super) const STEP_S: u32 = 5;
+pub(crate) const STEP_S: u32 = 5;
 /// Speed of a vehicle that nothing holds up, m/s: 50 km/h.
-pub(super) const SPEED_MS: f64 = 50.0 / 3.6;
+pub(crate) const SPEED_MS: f64 = 50.0 / 3.6;
 /// Walk, s, and clearance for 10.5 m of road at 1.2 m/s. Source: `RiLSA` 2015.
 const WALK_S: u32 = 5;
 const WALK_CLEARANCE_S: u32 = 9;
@@ -22,7 +22,7 @@ const RED_S: u32 = 1;
 
 /// A leg of a junction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Side {
+pub(crate) enum Side {
     North,
     East,
     South,
@@ -31,7 +31,7 @@ pub(super) enum Side {
 
 /// What a vehicle does at a junction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Turn {
+pub(crate) enum Turn {
     Through,
     Right,
     Left,
@@ -46,18 +46,18 @@ impl Turn {
 
 #[expect(clippy::indexing_slicing, reason = "the index is the number of a variant")]
 impl Side {
-    pub(super) const ALL: [Self; 4] = [Self::North, Self::East, Self::South, Self::West];
+    pub(crate) const ALL: [Self; 4] = [Self::North, Self::East, Self::South, Self::West];
 
     const fn clockwise(self, quarters: usize) -> Self {
         Self::ALL[(self as usize + quarters) % 4]
     }
 
-    pub(super) const fn opposite(self) -> Self {
+    pub(crate) const fn opposite(self) -> Self {
         self.clockwise(2)
     }
 
     /// The leg by which a vehicle leaves that comes from this one.
-    pub(super) const fn exit(self, turn: Turn) -> Self {
+    pub(crate) const fn exit(self, turn: Turn) -> Self {
         match turn {
             Turn::Through => self.opposite(),
             Turn::Right => self.clockwise(3),
@@ -66,15 +66,15 @@ impl Side {
     }
 
     /// Time along the road of this leg at free speed, s.
-    pub(super) const fn travel_s(self) -> u32 {
+    pub(crate) const fn travel_s(self) -> u32 {
         if self.is_main() { 22 } else { 18 }
     }
 
-    pub(super) const fn is_main(self) -> bool {
+    pub(crate) const fn is_main(self) -> bool {
         matches!(self, Self::East | Self::West)
     }
 
-    pub(super) fn length_m(self) -> f64 {
+    pub(crate) fn length_m(self) -> f64 {
         (f64::from(self.travel_s()) * SPEED_MS * 10.0).round() / 10.0
     }
 
@@ -85,29 +85,38 @@ impl Side {
 
 /// A grid of junctions, numbered from 0 along the rows from the north-west corner.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct City {
+pub(crate) struct City {
     rows: usize,
     columns: usize,
+    /// Time between two readings of a detector, s.
+    pub(crate) step_s: u32,
 }
 
 impl Default for City {
     fn default() -> Self {
-        Self { rows: 2, columns: 3 }
+        Self { rows: 2, columns: 3, step_s: STEP_S }
     }
 }
 
 impl City {
-    pub(super) fn junctions(self) -> impl Iterator<Item = usize> {
+    /// A grid of so many junctions, as square as their number allows.
+    pub(crate) fn of(junctions: usize, step_s: u32) -> Self {
+        let rows = (1..=junctions).take_while(|rows| rows * rows <= junctions).filter(|rows| junctions.is_multiple_of(*rows)).max();
+        let rows = rows.unwrap_or(1);
+        Self { rows, columns: junctions / rows, step_s }
+    }
+
+    pub(crate) fn junctions(self) -> impl Iterator<Item = usize> {
         0..self.rows * self.columns
     }
 
     /// `demo-{row}-{column}`, from 1.
-    pub(super) fn id(self, junction: usize) -> String {
+    pub(crate) fn id(self, junction: usize) -> String {
         format!("{PREFIX}{}-{}", junction / self.columns + 1, junction % self.columns + 1)
     }
 
     /// The junction at the other end of a leg; none where the road leaves the city.
-    pub(super) fn neighbour(self, junction: usize, side: Side) -> Option<usize> {
+    pub(crate) fn neighbour(self, junction: usize, side: Side) -> Option<usize> {
         let (row, column) = (junction / self.columns, junction % self.columns);
         match side {
             Side::North => junction.checked_sub(self.columns),
@@ -118,32 +127,32 @@ impl City {
     }
 
     /// Number of an approach lane among all lanes of the city.
-    pub(super) const fn approach(junction: usize, side: Side, turn: Turn) -> usize {
+    pub(crate) const fn approach(junction: usize, side: Side, turn: Turn) -> usize {
         (junction * 4 + side as usize) * 2 + matches!(turn, Turn::Left) as usize
     }
 
     /// Number of the lane by which a leg leaves the city, after all approach lanes. In the middle of the city it stays empty.
-    pub(super) const fn way_out(self, junction: usize, side: Side) -> usize {
+    pub(crate) const fn way_out(self, junction: usize, side: Side) -> usize {
         self.rows * self.columns * 8 + junction * 4 + side as usize
     }
 
     /// Number of a movement in the configuration of a junction.
-    pub(super) const fn movement(side: Side, turn: Turn) -> usize {
+    pub(crate) const fn movement(side: Side, turn: Turn) -> usize {
         side as usize * 3 + turn as usize
     }
 
     /// Id of the detector of an approach lane.
-    pub(super) fn lane_id(side: Side, turn: Turn) -> String {
+    pub(crate) fn lane_id(side: Side, turn: Turn) -> String {
         format!("{}_{}", side.letter(), if turn == Turn::Left { "left" } else { "through" })
     }
 
     /// Id of an exit and its detector.
-    pub(super) fn exit_id(side: Side) -> String {
+    pub(crate) fn exit_id(side: Side) -> String {
         format!("{}_out", side.letter())
     }
 
     /// The configuration as the API takes it.
-    pub(super) fn document(self, junction: usize) -> Value {
+    pub(crate) fn document(self, junction: usize) -> Value {
         let (row, column) = (junction / self.columns, junction % self.columns);
         let lane = |side: Side, turn| {
             let id = Self::lane_id(side, turn);
@@ -172,7 +181,7 @@ impl City {
                 "offset_s": offset_s(column),
                 "stages": TIME_OF_DAY_S.map(|(stage, green)| json!({"stage": stage, "green_s": green})),
             },
-            "control": {"mode": "adaptive", "step_s": STEP_S, "plan_ttl_s": 6 * STEP_S},
+            "control": {"mode": "adaptive", "step_s": self.step_s, "plan_ttl_s": 6 * self.step_s},
         })
     }
 }

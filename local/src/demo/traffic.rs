@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use shared::units::{Deciseconds, Timestamp};
 
 use super::cabinet::Face;
-use super::city::{City, SPEED_MS, STEP_S, Side, Turn};
+use super::city::{City, SPEED_MS, Side, Turn};
 
 /// Headway of a queue that moves: saturation flow 1800 veh/h. Source: HCM 6, base saturation flow of 1900, rounded.
 const HEADWAY: Deciseconds = Deciseconds::from_secs(2);
@@ -41,7 +41,7 @@ const TURNS_MAX: usize = 8;
 
 /// A vehicle that enters the city.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Arrival {
+pub(crate) struct Arrival {
     junction: usize,
     from: Side,
     /// What it does at each junction, the last one first.
@@ -50,7 +50,7 @@ pub(super) struct Arrival {
 
 /// Who arrives: Poisson on each road into the city, with a morning and an evening peak. About that, each road swings in a
 /// rhythm of its own that no plan by the time of day can know.
-pub(super) struct Demand {
+pub(crate) struct Demand {
     city: City,
     rng: ChaCha8Rng,
     /// Period, s, and phase of the swing of each road, by junction and side.
@@ -58,7 +58,7 @@ pub(super) struct Demand {
 }
 
 impl Demand {
-    pub(super) fn new(city: City, seed: u64) -> Self {
+    pub(crate) fn new(city: City, seed: u64) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let mut swing = || (1200.0 + 900.0 * rng.random::<f64>(), TAU * rng.random::<f64>());
         let swings = city.junctions().flat_map(|_| Side::ALL).map(|_| swing()).collect();
@@ -66,7 +66,7 @@ impl Demand {
     }
 
     /// Who arrives in this second. To be called for each second in turn.
-    pub(super) fn arrivals(&mut self, now: Timestamp) -> Vec<Arrival> {
+    pub(crate) fn arrivals(&mut self, now: Timestamp) -> Vec<Arrival> {
         let mut arrivals = Vec::new();
         for junction in self.city.junctions() {
             for from in Side::ALL {
@@ -157,43 +157,43 @@ struct Lane {
 
 /// What came of it so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Totals {
+pub(crate) struct Totals {
     /// Vehicles that entered the city.
-    pub(super) arrived: u32,
+    pub(crate) arrived: u32,
     /// Vehicles that left it.
-    pub(super) left: u32,
+    pub(crate) left: u32,
     /// Vehicles that are held up now.
-    pub(super) queued: u32,
+    pub(crate) queued: u32,
     /// Time in the city beyond the time at free speed, s, over all vehicles, those inside as well.
-    pub(super) delay_s: f64,
+    pub(crate) delay_s: f64,
 }
 
 impl Totals {
     /// Mean delay per vehicle, s.
-    pub(super) fn delay_mean_s(&self) -> f64 {
+    pub(crate) fn delay_mean_s(&self) -> f64 {
         self.delay_s / f64::from(self.arrived.max(1))
     }
 }
 
 /// All vehicles in the city.
-pub(super) struct Traffic {
+pub(crate) struct Traffic {
     city: City,
     lanes: Vec<Lane>,
     totals: Totals,
 }
 
 impl Traffic {
-    pub(super) fn new(city: City) -> Self {
+    pub(crate) fn new(city: City) -> Self {
         let lanes = city.junctions().flat_map(|_| std::iter::repeat_with(Lane::default).take(12));
         Self { city, lanes: lanes.collect(), totals: Totals::default() }
     }
 
-    pub(super) const fn totals(&self) -> Totals {
+    pub(crate) const fn totals(&self) -> Totals {
         self.totals
     }
 
     /// Moves everybody through the second that begins now. `face` tells what a movement of a junction sees.
-    pub(super) fn step(&mut self, now: Timestamp, arrivals: &[Arrival], face: impl Fn(usize, usize) -> Face) {
+    pub(crate) fn step(&mut self, now: Timestamp, arrivals: &[Arrival], face: impl Fn(usize, usize) -> Face) {
         for arrival in arrivals {
             self.totals.arrived += 1;
             let turn = arrival.turns.last().copied().unwrap_or(Turn::Through);
@@ -283,18 +283,18 @@ impl Traffic {
 
     /// Vehicles that wait on this lane and the opposite one, or are nearly there.
     #[cfg(test)]
-    pub(super) fn waiting(&self, junction: usize, side: Side, turn: Turn, now: Timestamp) -> usize {
+    pub(crate) fn waiting(&self, junction: usize, side: Side, turn: Turn, now: Timestamp) -> usize {
         let near = |side| self.lanes[City::approach(junction, side, turn)].vehicles.iter().take_while(|v| v.at_line <= now + GAP).count();
         near(side) + near(side.opposite())
     }
 
     /// What the detectors of a junction have to say, as the API takes it.
-    pub(super) fn readings(&mut self, junction: usize, now: Timestamp) -> Vec<Value> {
+    pub(crate) fn readings(&mut self, junction: usize, now: Timestamp) -> Vec<Value> {
         let mut readings = Side::ALL.map(|side| self.exit_reading(junction, side, now)).to_vec();
-        let id = self.city.id(junction);
+        let (id, step_s) = (self.city.id(junction), self.city.step_s);
         for (side, turn) in Side::ALL.into_iter().flat_map(|side| [(side, Turn::Through), (side, Turn::Left)]) {
             let lane = self.lanes.get_mut(City::approach(junction, side, turn));
-            readings.extend(lane.map(|lane| lane_reading(lane, &id, &City::lane_id(side, turn), now)));
+            readings.extend(lane.map(|lane| lane_reading(lane, &id, &City::lane_id(side, turn), now, step_s)));
         }
         readings
     }
@@ -314,12 +314,12 @@ impl Traffic {
         }
         json!({
             "type": "detector", "intersection_id": self.city.id(junction), "detector_id": City::exit_id(side), "time": now,
-            "period_s": STEP_S, "volume": volume, "vehicles": vehicles, "queue": queue,
+            "period_s": self.city.step_s, "volume": volume, "vehicles": vehicles, "queue": queue,
         })
     }
 }
 
-fn lane_reading(lane: &mut Lane, junction: &str, detector: &str, now: Timestamp) -> Value {
+fn lane_reading(lane: &mut Lane, junction: &str, detector: &str, now: Timestamp, step_s: u32) -> Value {
     let seen = mem::take(&mut lane.seen);
     let (mut standing, mut moving) = ([0_u32; BINS], [0_u32; BINS]);
     let mut last_m = -SPACING_M;
@@ -336,9 +336,9 @@ fn lane_reading(lane: &mut Lane, junction: &str, detector: &str, now: Timestamp)
     let queue: u32 = standing.iter().sum();
     let speed_kmh = (seen.speed_sum_kmh / f64::from(seen.passed) * 10.0).round() / 10.0;
     json!({
-        "type": "detector", "intersection_id": junction, "detector_id": detector, "time": now, "period_s": STEP_S,
+        "type": "detector", "intersection_id": junction, "detector_id": detector, "time": now, "period_s": step_s,
         "volume": seen.passed,
-        "occupancy": f64::from(seen.occupied_s.min(STEP_S)) / f64::from(STEP_S),
+        "occupancy": f64::from(seen.occupied_s.min(step_s)) / f64::from(step_s),
         "speed_mean_kmh": (seen.passed > 0).then_some(speed_kmh),
         "vehicles": queue + moving.iter().sum::<u32>(),
         "queue": queue,

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use shared::units::{Deciseconds, Timestamp};
 
 /// Id of the asset.
-pub(super) const ID: &str = "demo-turbine-1";
+pub(crate) const ID: &str = "demo-turbine-1";
 const KIND: &str = "turbofan";
 /// A working cycle lasts this long here, and a life so many of them.
 const CYCLE: Deciseconds = Deciseconds::from_secs(10);
@@ -38,28 +38,35 @@ const METRICS: [(&str, f64, f64, f64); 14] = [
 /// How it is operated: at sea level, with full throttle.
 const SETTINGS: [(&str, f64); 3] = [("op1", 0.0), ("op2", 0.0), ("op3", 100.0)];
 
-pub(super) struct Turbine {
+pub(crate) struct Turbine {
+    id: String,
     rng: ChaCha8Rng,
     cycle: u32,
+    period: Deciseconds,
     next: Timestamp,
 }
 
 impl Turbine {
-    pub(super) fn new(seed: u64, start: Timestamp) -> Self {
-        Self { rng: ChaCha8Rng::seed_from_u64(seed), cycle: 0, next: start }
+    pub(crate) fn new(seed: u64, start: Timestamp) -> Self {
+        Self::with(ID.to_owned(), CYCLE, seed, start)
+    }
+
+    /// Another one, with a cycle of this length.
+    pub(crate) fn with(id: String, period: Deciseconds, seed: u64, start: Timestamp) -> Self {
+        Self { id, rng: ChaCha8Rng::seed_from_u64(seed), cycle: 0, period, next: start }
     }
 
     /// The document of the asset.
-    pub(super) fn document() -> Value {
+    pub(crate) fn document() -> Value {
         json!({"id": ID, "kind": KIND, "name": "Turbine 1 of the power station", "location": {"lat": 50.9413, "lon": 6.9583}})
     }
 
     /// Its newest sample, if a cycle has ended.
-    pub(super) fn reading(&mut self, now: Timestamp) -> Option<Value> {
+    pub(crate) fn reading(&mut self, now: Timestamp) -> Option<Value> {
         if now < self.next {
             return None;
         }
-        self.next = now + CYCLE;
+        self.next = now + self.period;
         self.cycle += 1;
         let wear = (WEAR_GROWTH * f64::from(self.cycle) / LIFE_CYCLES).exp_m1() / WEAR_GROWTH.exp_m1();
         let mut metrics: Map<_, _> = SETTINGS.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
@@ -67,11 +74,11 @@ impl Turbine {
             let value = new + wear.min(1.0) * (end - new) + noise * self.normal();
             metrics.insert(name.to_owned(), json!((value * 1e4).round() / 1e4));
         }
-        Some(json!({"type": "telemetry", "asset_id": ID, "asset_kind": KIND, "time": now, "cycle": self.cycle, "metrics": metrics}))
+        Some(json!({"type": "telemetry", "asset_id": self.id, "asset_kind": KIND, "time": now, "cycle": self.cycle, "metrics": metrics}))
     }
 
     /// As good as new.
-    pub(super) fn overhaul(&mut self) {
+    pub(crate) fn overhaul(&mut self) {
         self.cycle = 0;
     }
 

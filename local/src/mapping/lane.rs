@@ -143,6 +143,14 @@ impl Lane {
         None
     }
 
+    /// The clock was set back by so much: so is what waits for it.
+    pub(super) fn set_back(&mut self, millis: i64) {
+        for waiting in &mut self.queue {
+            waiting.since = waiting.since.plus_millis(-millis);
+        }
+        self.not_before = self.not_before.map(|at| at.plus_millis(-millis));
+    }
+
     fn waits(&self, now: Timestamp) -> bool {
         self.running || self.not_before.is_some_and(|at| now < at)
     }

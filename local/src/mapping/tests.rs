@@ -90,6 +90,19 @@ fn fails_on(poison: u64) -> impl FnMut(&[u64]) -> Outcome {
 }
 
 #[test]
+fn nobody_waits_longer_because_the_clock_was_set_back() {
+    let settings = Settings { maximum_batching_window_in_seconds: 10, ..settings() };
+    let mut mapping = with(settings, records(1));
+    assert_eq!(mapping.next(at(9_000)), None);
+    assert_eq!(mapping.next(at(-1_000_000)), None);
+    assert_eq!(mapping.wake_at(), Some(at(-999_000)));
+    let Some(Action::Invoke(_)) = mapping.next(at(-999_000)) else { panic!("the window is over") };
+    mapping.complete(0, &Outcome::Failed, at(-999_000));
+    assert_eq!(mapping.next(at(-2_000_000)), None, "the retry is not due");
+    assert_eq!(mapping.wake_at(), Some(at(-1_999_900)));
+}
+
+#[test]
 fn records_go_out_in_order_and_in_batches_of_the_set_size() {
     let run = run(&mut with(Settings { batch_size: 2, ..settings() }, records(5)), |_| success());
     assert_eq!(run.calls, [vec![1, 2], vec![3, 4], vec![5]]);

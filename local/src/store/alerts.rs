@@ -25,12 +25,15 @@ pub(super) fn create_tables(transaction: &WriteTransaction) -> Result<(), redb::
 
 impl AlertStore for Store {
     async fn put_alerts(&self, alerts: &[Alert]) -> Result<(), PortError> {
-        let rows = alerts.iter().map(|alert| Ok((alert.id.clone(), serde_json::to_vec(alert)?)));
+        let rows = alerts.iter().map(|alert| Ok((alert.id.clone(), alert.changes(), serde_json::to_vec(alert)?)));
         let rows: Vec<_> = rows.collect::<Result<_, serde_json::Error>>().map_err(unusable)?;
         let work = move |transaction: &WriteTransaction| {
             let mut alerts = transaction.open_table(ALERTS)?;
-            for (id, json) in &rows {
-                alerts.insert(id.as_str(), json.as_slice())?;
+            for (id, changes, json) in &rows {
+                let stored = alerts.get(id.as_str())?.and_then(|row| serde_json::from_slice::<Alert>(row.value()).ok());
+                if stored.is_none_or(|stored| stored.changes() <= *changes) {
+                    alerts.insert(id.as_str(), json.as_slice())?;
+                }
             }
             while alerts.len()? > ALERTS_MAX
                 && let Some((oldest, _)) = alerts.pop_first()?

@@ -1,4 +1,9 @@
-//! Decision records, poison records and batches that were given up. Each log has a bound; what lies first goes first.
+//! Decision records, poison records and batches that were given up.
+//!
+//! Each log has a bound. Of decisions the oldest goes first; poison records and batches that were given up are kept until
+//! somebody takes them out, so a full log refuses: the records of a shard wait on the stream rather than being lost.
+
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use redb::{ReadableTable, ReadableTableMetadata, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
@@ -14,18 +19,18 @@ use crate::stream::{Record, Sequence, shard_name};
 /// Decision records kept per junction: half a day at one step in five seconds.
 pub(super) const DECISIONS_PER_JUNCTION_MAX: u64 = 10_000;
 /// Poison records kept.
-pub(super) const QUARANTINED_MAX: u64 = 10_000;
+const QUARANTINED_MAX: u64 = 10_000;
 /// Batches kept that were given up.
-pub(super) const FAILED_BATCHES_MAX: u64 = 1_000;
+const FAILED_BATCHES_MAX: u64 = 1_000;
 
 /// (junction, event time) -> JSON.
 const DECISIONS: TableDefinition<(&str, i64), &[u8]> = TableDefinition::new("decisions");
 /// Junction -> number of its decisions.
 const DECISION_COUNTS: TableDefinition<&str, u64> = TableDefinition::new("decision_counts");
 /// Function and place -> record.
-const QUARANTINE: TableDefinition<&str, &[u8]> = TableDefinition::new("quarantine");
+pub(super) const QUARANTINE: TableDefinition<&str, &[u8]> = TableDefinition::new("quarantine");
 /// Mapping and place -> batch.
-const FAILED: TableDefinition<&str, &[u8]> = TableDefinition::new("failed_batches");
+pub(super) const FAILED: TableDefinition<&str, &[u8]> = TableDefinition::new("failed_batches");
 
 pub(super) fn create_tables(transaction: &WriteTransaction) -> Result<(), redb::Error> {
     transaction.open_table(DECISIONS)?;
@@ -90,28 +95,77 @@ pub struct Quarantined {
     pub function: String,
     /// Why.
     pub reason: String,
+    /// When it was put aside; `None` in a row from before that was kept.
+    #[serde(skip)]
+    pub at: Option<Timestamp>,
 }
 
-pub(super) fn insert_failed(transaction: &WriteTransaction, failed: &[(String, Vec<u8>)]) -> Result<(), redb::Error> {
-    if failed.is_empty() {
-        return Ok(());
+impl Quarantined {
+    /// The row: the record, and behind it the time.
+    fn to_bytes(&self) -> Result<Vec<u8>, postcard::Error> {
+        postcard::to_extend(&self.at, postcard::to_stdvec(self)?)
     }
-    let mut table = transaction.open_table(FAILED)?;
-    for (id, batch) in failed {
-        insert_bounded(&mut table, id, batch, FAILED_BATCHES_MAX)?;
+
+    pub(super) fn from_bytes(bytes: &[u8]) -> Result<Self, postcard::Error> {
+        let (record, rest): (Self, &[u8]) = postcard::take_from_bytes(bytes)?;
+        Ok(Self { at: if rest.is_empty() { None } else { postcard::from_bytes(rest)? }, ..record })
     }
-    Ok(())
 }
 
-fn insert_bounded(table: &mut redb::Table<'_, &'static str, &'static [u8]>, id: &str, bytes: &[u8], most: u64) -> Result<(), redb::Error> {
-    table.insert(id, bytes)?;
-    if table.len()? > most {
-        table.pop_first()?;
+/// How much is kept of what only people can take out.
+pub(super) struct Bounds {
+    quarantined: AtomicU64,
+    failed: AtomicU64,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { quarantined: AtomicU64::new(QUARANTINED_MAX), failed: AtomicU64::new(FAILED_BATCHES_MAX) }
     }
-    Ok(())
+}
+
+impl Bounds {
+    /// Keeps the batches, or none of them if there is no room; answers whether it did.
+    pub(super) fn insert_failed(&self, transaction: &WriteTransaction, failed: &[(String, Vec<u8>)]) -> Result<bool, redb::Error> {
+        insert_bounded(transaction, FAILED, failed, self.failed.load(Ordering::Relaxed))
+    }
+}
+
+/// The error of a log that is full.
+pub(super) fn full(log: &'static str) -> PortError {
+    PortError::Unavailable(log, "it is full: replay or discard what lies there; until then its shard waits".into())
+}
+
+fn insert_bounded(
+    transaction: &WriteTransaction,
+    table: TableDefinition<'static, &'static str, &'static [u8]>,
+    rows: &[(String, Vec<u8>)],
+    most: u64,
+) -> Result<bool, redb::Error> {
+    if rows.is_empty() {
+        return Ok(true);
+    }
+    let mut table = transaction.open_table(table)?;
+    let mut len = table.len()?;
+    for (id, _) in rows {
+        len += u64::from(table.get(id.as_str())?.is_none());
+    }
+    if len > most {
+        return Ok(false);
+    }
+    for (id, bytes) in rows {
+        table.insert(id.as_str(), bytes.as_slice())?;
+    }
+    Ok(true)
 }
 
 impl Store {
+    /// Keeps so many poison records and given-up batches from now on (10 000 and 1 000 unless set): for tests that fill them.
+    pub fn bound_logs(&self, quarantined: u64, failed_batches: u64) {
+        self.0.bounds.quarantined.store(quarantined, Ordering::Relaxed);
+        self.0.bounds.failed.store(failed_batches, Ordering::Relaxed);
+    }
+
     /// Batches that mappings gave up, after the id `after`.
     ///
     /// # Errors
@@ -125,7 +179,7 @@ impl Store {
     /// # Errors
     /// [`PortError`] if they cannot be read.
     pub fn quarantined(&self, after: Option<&str>, limit: usize) -> Result<Page<Quarantined>, PortError> {
-        self.page(QUARANTINE, "", after, limit, |_, bytes| postcard::from_bytes(bytes).map_err(unusable))
+        self.page(QUARANTINE, "", after, limit, |_, bytes| Quarantined::from_bytes(bytes).map_err(unusable))
     }
 }
 
@@ -191,11 +245,16 @@ impl Quarantine for Store {
             data: record.data.clone(),
             function: record.function.to_owned(),
             reason: record.reason.clone(),
+            at: Some(self.0.clock.now()),
         };
-        let key = format!("{}:{}", record.function, record.id);
-        let bytes = postcard::to_stdvec(&stored).map_err(unusable)?;
-        let work =
-            move |transaction: &WriteTransaction| insert_bounded(&mut transaction.open_table(QUARANTINE)?, &key, &bytes, QUARANTINED_MAX);
-        self.write(Durability::Ride, work, |()| ()).await
+        let row = (format!("{}:{}", record.function, record.id), stored.to_bytes().map_err(unusable)?);
+        let most = self.0.bounds.quarantined.load(Ordering::Relaxed);
+        let work = move |transaction: &WriteTransaction| {
+            // The first copy stays, and with it the time.
+            let known = transaction.open_table(QUARANTINE)?.get(row.0.as_str())?.is_some();
+            Ok(known || insert_bounded(transaction, QUARANTINE, &[row], most)?)
+        };
+        let kept = self.write(Durability::Ride, work, |kept| kept).await?;
+        if kept { Ok(()) } else { Err(full("the quarantine")) }
     }
 }

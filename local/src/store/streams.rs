@@ -116,20 +116,23 @@ impl Store {
     /// Stores how far a mapping has come in a shard and, in the same commit, what it gave up.
     ///
     /// # Errors
-    /// [`PortError::Unavailable`] if the store cannot take it; nothing is stored then.
+    /// [`PortError::Unavailable`] if the store cannot take it, or has no room for what was given up; nothing is stored then.
     pub async fn settle(&self, mapping: &str, shard: u16, settlement: &Settlement) -> Result<(), PortError> {
         let at = self.0.clock.now();
         let failed = settlement.discarded.iter().map(|discarded| FailedBatch::new(mapping, shard, at, discarded));
         let failed = failed.map(|batch| Ok((batch.id(), postcard::to_stdvec(&batch)?)));
         let failed = failed.collect::<Result<Vec<_>, postcard::Error>>().map_err(unavailable)?;
         let checkpoints: Vec<u64> = settlement.checkpoints.iter().map(|checkpoint| checkpoint.get()).collect();
-        let mapping = mapping.to_owned();
+        let (mapping, bounds) = (mapping.to_owned(), Arc::clone(&self.0.bounds));
         let work = move |transaction: &WriteTransaction| {
-            logs::insert_failed(transaction, &failed)?;
-            transaction.open_table(CHECKPOINTS)?.insert((mapping.as_str(), shard), checkpoints)?;
-            Ok(())
+            let kept = bounds.insert_failed(transaction, &failed)?;
+            if kept {
+                transaction.open_table(CHECKPOINTS)?.insert((mapping.as_str(), shard), checkpoints)?;
+            }
+            Ok(kept)
         };
-        self.write(Durability::Ride, work, |()| ()).await
+        let kept = self.write(Durability::Ride, work, |kept| kept).await?;
+        if kept { Ok(()) } else { Err(logs::full("the log of failed batches")) }
     }
 }
 

@@ -10,9 +10,10 @@ use shared::intersection::Intersection;
 use shared::memory::ManualClock;
 use shared::plan::{DecisionRecord, PlanSource, PublishedPlan, Reason};
 use shared::ports::{
-    AcknowledgementStore, AlertReader, AlertStore, AssetStore, DecisionLog, IntersectionStore, JunctionRow, JunctionStore, PlanReader,
-    PoisonRecord, Quarantine, ReadingStream, StreamRecord, WriteError,
+    AcknowledgementStore, AlertReader, AlertStore, AssetStore, DecisionLog, IntersectionStore, JunctionRow, JunctionStore, Page,
+    PlanReader, PoisonRecord, Quarantine, QuarantineReview, ReadingStream, StreamRecord, WriteError,
 };
+use shared::quarantine::Kind;
 use shared::units::Timestamp;
 
 use super::*;
@@ -366,6 +367,48 @@ async fn a_poison_record_is_kept_once_with_its_bytes() {
 }
 
 #[tokio::test]
+async fn the_time_of_the_first_copy_stays() {
+    let (store, clock) = memory();
+    let poison =
+        PoisonRecord { id: "shardId-0:1".into(), key: "J1".into(), data: vec![1], function: "signal-adjustment", reason: "no".into() };
+    let put_aside = clock.now();
+    store.quarantine(&poison).await.unwrap();
+    clock.set(put_aside.plus_millis(60_000));
+    store.quarantine(&poison).await.unwrap();
+    assert_eq!(store.quarantined(None, 10).unwrap().items[0].at, Some(put_aside));
+}
+
+#[tokio::test]
+async fn poison_from_before_its_time_was_kept_and_rows_that_are_damaged_are_listed() {
+    #[derive(serde::Serialize)]
+    struct Before<'a>(&'a str, &'a str, &'a [u8], &'a str, &'a str);
+    let directory = tempfile::tempdir().unwrap();
+    drop(on_disk(directory.path()));
+    let database = Database::open(directory.path().join(FILE_NAME)).unwrap();
+    let transaction = database.begin_write().unwrap();
+    {
+        let mut table = transaction.open_table(logs::QUARANTINE).unwrap();
+        let before = postcard::to_stdvec(&Before("shardId-0:1", "J1", b"x", "signal-adjustment", "no")).unwrap();
+        table.insert("signal-adjustment:shardId-0:1", before.as_slice()).unwrap();
+        table.insert("signal-adjustment:shardId-0:2", [0xff_u8; 3].as_slice()).unwrap();
+        transaction.open_table(logs::FAILED).unwrap().insert("signals:shardId-0:1", [0xff_u8; 3].as_slice()).unwrap();
+        transaction.open_table(review::REPLAYED).unwrap().insert("0:x", b"{".as_slice()).unwrap();
+    }
+    transaction.commit().unwrap();
+    drop(database);
+    let store = on_disk(directory.path());
+    let batches = store.entries(None, 10).await.unwrap();
+    let poison = store.entries(batches.next.as_deref(), 10).await.unwrap();
+    let seen: Vec<_> = batches.items.iter().chain(&poison.items).map(|entry| (entry.kind, entry.at, entry.records.len())).collect();
+    assert_eq!(seen, [(Kind::Unreadable, None, 0), (Kind::Poison, None, 1), (Kind::Unreadable, None, 0)]);
+    assert_eq!((poison.items[0].records[0].sequence.as_str(), poison.items[0].reason.as_str()), ("1", "no"));
+    assert!(poison.items[1].reason.contains("cannot be decoded"), "{}", poison.items[1].reason);
+    assert_eq!(store.replays(None, 10).await, Ok(Page { items: Vec::new(), next: None }));
+    store.discard(&poison.items[1].id).await.unwrap();
+    assert_eq!(store.entry(&poison.items[1].id).await, Ok(None));
+}
+
+#[tokio::test]
 async fn what_was_given_up_is_stored_with_the_checkpoint_that_passes_it() {
     let directory = tempfile::tempdir().unwrap();
     let record = Record { sequence: Sequence::new(1), key: "J1".into(), data: b"x".to_vec(), arrived_at: at(0) };
@@ -381,6 +424,40 @@ async fn what_was_given_up_is_stored_with_the_checkpoint_that_passes_it() {
     let failed = store.failed_batches(None, 10).unwrap().items;
     assert_eq!(failed.len(), 1);
     assert_eq!((&failed[0].records, failed[0].invocations, failed[0].shard.as_str()), (&vec![record], 4, "shardId-000000000002"));
+}
+
+fn given_up(number: u64) -> Settlement {
+    let record = Record { sequence: Sequence::new(number), key: "J1".into(), data: b"x".to_vec(), arrived_at: at(0) };
+    let discarded = Discarded { condition: Condition::RetryAttemptsExhausted, invocations: 1, records: vec![Arc::new(record)] };
+    Settlement { checkpoints: vec![Sequence::new(number)], discarded: vec![discarded] }
+}
+
+#[tokio::test]
+async fn failed_batches_that_are_full_take_no_other_and_let_no_checkpoint_pass() {
+    let (store, _) = memory();
+    store.bound_logs(0, 1);
+    store.settle("signals", 0, &given_up(1)).await.unwrap();
+    store.settle("signals", 0, &given_up(1)).await.unwrap();
+    let refused = store.settle("signals", 0, &given_up(2)).await.unwrap_err();
+    assert!(refused.retry() && refused.to_string().contains("is full"), "{refused}");
+    assert_eq!((store.checkpoints("signals", 0).unwrap(), store.failed_batches(None, 9).unwrap().items.len()), (vec![Sequence::new(1)], 1));
+    store.settle("signals", 0, &Settlement { checkpoints: vec![Sequence::new(1)], discarded: vec![] }).await.unwrap();
+    store.bound_logs(0, 2);
+    store.settle("signals", 0, &given_up(2)).await.unwrap();
+    assert_eq!(store.checkpoints("signals", 0).unwrap(), [Sequence::new(2)]);
+}
+
+#[tokio::test]
+async fn a_full_quarantine_keeps_what_it_has_and_refuses_the_next() {
+    let (store, _) = memory();
+    store.bound_logs(1, 0);
+    let poison = |id: &str| PoisonRecord { id: id.into(), key: "J1".into(), data: vec![1], function: "f", reason: "no JSON".into() };
+    store.quarantine(&poison("1")).await.unwrap();
+    store.quarantine(&poison("1")).await.unwrap();
+    let refused = store.quarantine(&poison("0")).await.unwrap_err();
+    assert!(refused.retry() && refused.to_string().contains("is full"), "{refused}");
+    let kept = store.quarantined(None, 9).unwrap().items;
+    assert_eq!(kept.iter().map(|poison| poison.id.as_str()).collect::<Vec<_>>(), ["1"]);
 }
 
 /// A crash keeps what the file held at that moment: a copy of it, opened elsewhere.

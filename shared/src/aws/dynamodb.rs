@@ -25,11 +25,13 @@ use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::SharedAsyncSleep;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::put_item::builders::PutItemFluentBuilder;
+use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
 
 use self::batch::Batch;
 use super::{HttpStatus, port_error};
 use crate::intersection::ETag;
+use crate::item::{UnstorableRow, Value};
 use crate::ports::{Clock, PortError, WriteError};
 use crate::units::Timestamp;
 
@@ -103,16 +105,18 @@ fn number(value: impl Display) -> AttributeValue {
     AttributeValue::N(format!("{value}"))
 }
 
-/// Size as DynamoDB counts it: names and values; a number takes a byte for two digits and one more.
-fn size(item: &Item) -> usize {
-    let value = |value: &AttributeValue| match value {
-        AttributeValue::S(text) => text.len(),
-        AttributeValue::N(digits) => digits.len().div_ceil(2) + 1,
-        AttributeValue::B(bytes) => bytes.as_ref().len(),
-        // No other kind is in the tables.
-        _ => 0,
+/// The item as the SDK takes it.
+fn sdk(item: crate::item::Item) -> Item {
+    let value = |value| match value {
+        Value::Text(text) => AttributeValue::S(text),
+        Value::Number(number) => AttributeValue::N(number.to_string()),
+        Value::Bytes(bytes) => AttributeValue::B(Blob::new(bytes)),
     };
-    item.iter().map(|(name, of)| name.len() + value(of)).sum()
+    item.0.into_iter().map(|(name, of)| (name.to_owned(), value(of))).collect()
+}
+
+fn unstorable(port: &'static str) -> impl Fn(UnstorableRow) -> PortError {
+    move |error| PortError::Unusable(port, error.to_string())
 }
 
 /// The asset whose [`crate::ids::sort_key`] this is.

@@ -1,23 +1,27 @@
-//! Logs as JSON lines: `timestamp`, `level`, `fields` and the span of the invocation with its request id.
+//! Logs as JSON lines: `timestamp`, `level`, `fields` and the span of the invocation with its request id; metrics beside them.
 
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use super::SystemClock;
 use super::config::Environment;
+use super::metrics::EmbeddedMetrics;
+use crate::metrics::METRICS;
 
-/// Sends logs to the standard output from here on; the first call counts.
+/// Sends logs and metrics to the standard output from here on; the first call counts.
 ///
 /// The level is what Lambda passes in `AWS_LAMBDA_LOG_LEVEL` (`LoggingConfig.ApplicationLogLevel` in template.yaml).
 pub fn start<F: Fn(&str) -> Option<String>>(environment: &Environment<F>) {
     let level = environment.text_or("AWS_LAMBDA_LOG_LEVEL", "INFO");
     let layer = tracing_subscriber::fmt::layer().json().with_current_span(true).with_span_list(false).with_filter(filter(&level));
+    let metrics = EmbeddedMetrics::new(environment.text_or("AWS_LAMBDA_FUNCTION_NAME", "greenwave"), SystemClock, std::io::stdout);
     // A second start would be another subscriber for the same lines.
-    let _first = tracing_subscriber::registry().with(layer).try_init();
+    let _first = tracing_subscriber::registry().with(layer).with(metrics).try_init();
 }
 
-/// Lets through what is at least as important as `level`; the SDK and its HTTP client speak from a warning on alone, because
+/// Lets through what is at least as important as `level`, metrics apart; the SDK and its HTTP client speak from a warning on alone, because
 /// their finer lines carry bodies.
 fn filter(level: &str) -> Targets {
     let level = match level.to_ascii_uppercase().as_str() {
@@ -28,7 +32,8 @@ fn filter(level: &str) -> Targets {
         _ => LevelFilter::INFO,
     };
     let foreign = level.min(LevelFilter::WARN);
-    Targets::new().with_default(level).with_targets(["aws_", "hyper", "h2", "rustls"].map(|target| (target, foreign)))
+    let targets = Targets::new().with_target(METRICS, LevelFilter::OFF).with_default(level);
+    targets.with_targets(["aws_", "hyper", "h2", "rustls"].map(|target| (target, foreign)))
 }
 
 #[cfg(test)]
@@ -44,5 +49,6 @@ mod tests {
         assert!(debug.would_enable("aws_smithy_runtime::client", &Level::WARN));
         assert!(!filter("error").would_enable("aws_smithy_runtime::client", &Level::WARN));
         assert!(filter("").would_enable("sensor_ingestion", &Level::INFO));
+        assert!(!debug.would_enable(METRICS, &Level::INFO), "metrics are lines of their own");
     }
 }

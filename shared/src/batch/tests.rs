@@ -15,7 +15,8 @@ type Sent = (u64, Option<&'static str>);
 fn data_of(sent: &Sent) -> Vec<u8> {
     // The time of receipt tells the records apart.
     let at = Timestamp::from_millis(i64::try_from(sent.0).unwrap());
-    sent.1.map_or(b"poison".to_vec(), |key| ReadingRecord { key: key.into(), received_at: at, readings: vec![] }.to_bytes())
+    sent.1
+        .map_or(b"poison".to_vec(), |key| ReadingRecord { key: key.into(), received_at: at, request_id: None, readings: vec![] }.to_bytes())
 }
 
 fn event(records: &[Sent]) -> KinesisEvent {
@@ -72,7 +73,7 @@ fn process_with(records: &[Sent], failing: &[&str], quarantine: &impl Quarantine
         seen.note(key, &records);
         if fails { Err(Busy) } else { Ok(()) }
     };
-    reported(at_once(process(event(records), "signal-adjustment", quarantine, handle)))
+    reported(at_once(process(event(records), "signal-adjustment", quarantine, handle)).response)
 }
 
 /// A quarantine that is out of reach.
@@ -155,7 +156,7 @@ fn a_panic_stops_its_key_alone() {
         Ok::<_, Infallible>(())
     };
     let response = at_once(process(event(&records), "signal-adjustment", &Memory::new(), handle));
-    assert_eq!(reported(response), [2]);
+    assert_eq!(reported(response.response), [2]);
     assert_eq!(seen.all(), [("A".to_owned(), vec![1]), ("C".to_owned(), vec![3])]);
 }
 

@@ -292,7 +292,7 @@ fn unknown_fields_are_ignored() {
 fn the_codes_of_readings_are_the_documented_ones() {
     let mut codes: BTreeSet<_> = REFUSED.iter().map(|(_, _, _, code, _)| *code).collect();
     // Ingestion gives these.
-    codes.extend(["too_old", "in_future", "stream_unavailable"]);
+    codes.extend(["foreign_key", "too_old", "in_future", "stream_unavailable"]);
     assert_eq!(codes, documented_codes("Of a reading:", "Of a configuration:"));
 }
 
@@ -448,10 +448,12 @@ proptest! {
     }
 
     #[test]
-    fn any_record_comes_back_from_its_bytes_as_it_was(readings in vec(reading(), 1..8), received_at in instant()) {
+    fn any_record_comes_back_from_its_bytes_as_it_was(
+        readings in vec(reading(), 1..8), received_at in instant(), request_id in proptest::option::of("[!-~]{1,128}"),
+    ) {
         let key = readings[0].key().to_owned();
         let readings: Vec<_> = readings.into_iter().filter(|reading| reading.key() == key).collect();
-        let record = ReadingRecord { key, received_at, readings };
+        let record = ReadingRecord { key, received_at, request_id, readings };
         prop_assert_eq!(ReadingRecord::from_bytes(&record.to_bytes()), Ok(record));
     }
 }
@@ -472,6 +474,7 @@ fn golden() -> ReadingRecord {
     ReadingRecord {
         key: "J1".into(),
         received_at: Timestamp::parse("2026-11-22T08:00:05.123Z").unwrap(),
+        request_id: None,
         readings: readings.map(|text| parse(text).unwrap()).into(),
     }
 }

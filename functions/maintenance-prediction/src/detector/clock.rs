@@ -5,6 +5,8 @@
 //! bins nor makes the others late. If the time that is believed turns out to be that of one source alone, two readings
 //! that lie more than a day behind it set it back.
 
+use std::collections::VecDeque;
+
 use serde::{Deserialize, Serialize};
 
 /// How far ahead a reading is believed at once: this, or two of its periods.
@@ -13,6 +15,8 @@ const AHEAD_MAX_MS: i64 = 120_000;
 const BEHIND_MAX_MS: i64 = 24 * 3_600_000;
 /// Readings after which a single source is believed, if nobody contradicts.
 const CONFIRMED_BY: u8 = 3;
+/// So many readings that were not believed are known when they come again.
+const REMEMBERED_MAX: usize = 32;
 
 /// Whose clock it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +36,8 @@ pub(super) struct Clock {
     resumed: Option<i64>,
     /// A reading of long ago.
     behind: Option<(Source, i64)>,
+    /// The newest readings that were not believed: when they come again, nobody is to agree with them.
+    disbelieved: VecDeque<(Source, i64)>,
 }
 
 /// A reading whose time is not believed yet.
@@ -70,8 +76,9 @@ impl Clock {
     }
 
     /// Forgets which reading waits: the places of the detectors change.
-    pub(super) const fn forget_waiting(&mut self) {
+    pub(super) fn forget_waiting(&mut self) {
         (self.waiting, self.behind) = (None, None);
+        self.disbelieved.clear();
     }
 
     /// Moves on to a believed time.
@@ -89,6 +96,9 @@ impl Clock {
         newest: impl Iterator<Item = Option<i64>>,
     ) -> Belief {
         let Some(now) = self.now else { return Belief::Believed };
+        if self.disbelieved.contains(&(source, at)) {
+            return Belief::Known;
+        }
         let limit = AHEAD_MAX_MS.max(2 * period_ms);
         if at.saturating_sub(now) > limit {
             return self.wait(source, at, limit, patience_ms);
@@ -96,15 +106,14 @@ impl Clock {
         if now.saturating_sub(at) > BEHIND_MAX_MS {
             let leaders = newest.flatten().filter(|newest| now.saturating_sub(*newest) <= BEHIND_MAX_MS).count();
             match self.behind {
-                Some(behind) if behind == (source, at) => return Belief::Known,
                 Some(_) if leaders <= 1 => {
-                    *self = Self { now: Some(at), waiting: None, resumed: Some(at), behind: None };
+                    (self.now, self.waiting, self.resumed, self.behind) = (Some(at), None, Some(at), None);
                     return Belief::SetBack;
                 }
                 _ => {}
             }
             self.behind = Some((source, at));
-            return Belief::Waits;
+            return self.disbelieve(source, at);
         }
         (self.waiting, self.behind) = (None, None);
         Belief::Believed
@@ -133,6 +142,14 @@ impl Clock {
             return Belief::Believed;
         }
         self.waiting = Some(waiting);
+        self.disbelieve(source, at)
+    }
+
+    fn disbelieve(&mut self, source: Source, at: i64) -> Belief {
+        if self.disbelieved.len() >= REMEMBERED_MAX {
+            self.disbelieved.pop_front();
+        }
+        self.disbelieved.push_back((source, at));
         Belief::Waits
     }
 }
@@ -144,7 +161,7 @@ mod tests {
     const MINUTE: i64 = 60_000;
 
     fn clock() -> Clock {
-        Clock { now: Some(0), waiting: None, resumed: None, behind: None }
+        Clock { now: Some(0), ..Clock::default() }
     }
 
     fn judge(clock: &mut Clock, detector: usize, at: i64) -> Belief {
@@ -159,6 +176,17 @@ mod tests {
         assert_eq!(judge(&mut clock, 0, 600 * MINUTE), Belief::Known);
         assert_eq!(judge(&mut clock, 1, 9_000 * MINUTE), Belief::Waits, "that is another time");
         assert_eq!(judge(&mut clock, 0, 9_000 * MINUTE), Belief::Agreed(Source::Detector(1), 9_000 * MINUTE));
+    }
+
+    #[test]
+    fn one_that_was_not_believed_is_not_believed_when_it_comes_again_either() {
+        let mut clock = clock();
+        assert_eq!(judge(&mut clock, 0, 600 * MINUTE), Belief::Waits);
+        assert_eq!(judge(&mut clock, 1, MINUTE), Belief::Believed);
+        let before = clock.clone();
+        assert_eq!(judge(&mut clock, 0, 600 * MINUTE), Belief::Known);
+        assert_eq!(clock, before);
+        assert_eq!(judge(&mut clock, 2, 600 * MINUTE), Belief::Waits, "nobody has agreed with it");
     }
 
     #[test]
@@ -181,14 +209,14 @@ mod tests {
     #[test]
     fn a_time_that_one_source_has_alone_is_set_back_by_two_readings() {
         let day = 1_440 * MINUTE;
-        let mut clock = Clock { now: Some(900 * day), waiting: None, resumed: None, behind: None };
+        let mut clock = Clock { now: Some(900 * day), ..Clock::default() };
         let newest = || [Some(900 * day), Some(0), None].into_iter();
         assert_eq!(clock.judge(Source::Detector(1), 10, 5_000, MINUTE, newest()), Belief::Waits);
         assert_eq!(clock.judge(Source::Detector(1), 10, 5_000, MINUTE, newest()), Belief::Known);
         assert_eq!(clock.judge(Source::Detector(1), 20, 5_000, MINUTE, newest()), Belief::SetBack);
         assert_eq!(clock.now(), Some(20));
         let agreed = || [Some(900 * day), Some(900 * day), None].into_iter();
-        let mut clock = Clock { now: Some(900 * day), waiting: None, resumed: None, behind: None };
+        let mut clock = Clock { now: Some(900 * day), ..Clock::default() };
         for at in 0..10 {
             assert_eq!(clock.judge(Source::Detector(2), at, 5_000, MINUTE, agreed()), Belief::Waits);
         }

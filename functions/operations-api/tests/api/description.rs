@@ -11,8 +11,8 @@ const METHODS: [&str; 5] = ["get", "put", "post", "delete", "patch"];
 async fn every_documented_operation_is_served_and_no_other_on_its_path() {
     let api = over(&Memory::new()).await;
     for (template, item) in api.description()["paths"].as_object().unwrap() {
-        let path = template.replace("{id}", "J1").replace("{detector_id}", "n_0");
-        let served_here = path != "/v1/readings";
+        let path = template.replace("{id}", "J1").replace("{detector_id}", "n_0").replace("{key}", "J1");
+        let served_here = !path.starts_with("/v1/readings");
         for method in METHODS {
             let answer = api.exchange(&method.to_uppercase(), &path, &[], "").await;
             if !served_here {
@@ -27,6 +27,33 @@ async fn every_documented_operation_is_served_and_no_other_on_its_path() {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn an_id_that_tries_to_leave_its_key_is_refused_wherever_one_is_taken_and_nothing_changes() {
+    let api = over(&Memory::new()).await;
+    api.put(&api.junction()).await;
+    let stored = async || (api.get("/v1/intersections").await.text, api.get("/v1/assets").await.text, api.get("/v1/alerts").await.text);
+    let before = stored().await;
+    let long = "x".repeat(129);
+    #[rustfmt::skip]
+    let hostile = [
+        ".", "..", "%2E%2E", "%2e%2e%2f", "..%2F..%2FJ1", "%2FJ1", "J1%2F", "J1%2F..", "J1%2Fn_0%2Fx", "J1%252Fn_0", "J1!n_0", "J1%5Cn_0",
+        "J%201", "%23", "%23J1", "%00", "J1%00", "J1%0A", "J1%3F", "%", "%zz", "%FF", "%C3%84", "J%EF%BC%91", "%F0%9F%9A%A6", "J1%E2%80%AE",
+        "__proto__", "%3Cscript%3E", "*", &long,
+    ];
+    for (template, item) in api.description()["paths"].as_object().unwrap() {
+        for method in METHODS.into_iter().filter(|method| item.get(method).is_some()) {
+            for (name, id) in ["{id}", "{detector_id}"].into_iter().flat_map(|name| hostile.map(|id| (name, id))) {
+                if template.contains(name) {
+                    let path = template.replace(name, id).replace("{id}", "J1").replace("{detector_id}", "n_0");
+                    let answer = api.send(&method.to_uppercase(), &path, &[], api.junction().to_string()).await;
+                    assert_eq!(answer.problem(), (400, "invalid_parameter".into()), "{method} {path}");
+                }
+            }
+        }
+    }
+    assert_eq!(stored().await, before);
 }
 
 #[tokio::test]

@@ -37,9 +37,13 @@ impl Answer {
 }
 
 async fn post_to(stream: &Scripted, config: Config, headers: &[(&str, &str)], body: impl Into<Body>) -> Answer {
+    post_at("/v1/readings", stream, config, headers, body).await
+}
+
+async fn post_at(path: &str, stream: &Scripted, config: Config, headers: &[(&str, &str)], body: impl Into<Body>) -> Answer {
     let clock = ManualClock::at(Timestamp::parse("2026-11-22T08:00:30Z").unwrap());
     let router = shared::http::complete(router(stream.clone(), clock, stream.sleep(), config));
-    let mut request = Request::post("/v1/readings");
+    let mut request = Request::post(path);
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
@@ -174,6 +178,29 @@ async fn a_field_given_twice_counts_as_it_stands_last() {
 }
 
 #[tokio::test]
+async fn under_the_path_of_a_key_nobody_speaks_for_another() {
+    let telemetry = |asset: &str| {
+        let time = "2026-11-22T08:00:05Z";
+        json!({"type": "telemetry", "asset_id": asset, "asset_kind": "pump", "time": time, "metrics": {"a": 1}}).to_string()
+    };
+    let foreign = |key: &str| EVENT.replace("J1", key);
+    let body = [EVENT.to_owned(), telemetry("J1/n_0"), foreign("J2"), foreign("J10"), foreign("J"), telemetry("J10/n_0"), telemetry("J")];
+    let (stream, body) = (Scripted::default(), format!("[{}]", body.join(",")));
+    let answer = post_at("/v1/readings/J1", &stream, Config::default(), &[], body).await;
+    assert_eq!((answer.status.as_u16(), &answer.body["accepted"]), (207, &json!(2)));
+    let refused = [(2, "/intersection_id"), (3, "/intersection_id"), (4, "/intersection_id"), (5, "/asset_id"), (6, "/asset_id")];
+    assert_eq!(answer.rejected(), refused.map(|(index, pointer)| (index, "foreign_key", Some(pointer))));
+    let mut keys: Vec<_> = stream.records().iter().map(|record| record.key.clone()).collect();
+    keys.sort();
+    assert_eq!(keys, ["J1", "J1/n_0"]);
+    for path in ["..", "J1%2Fn_0", "J%201", "%00", "J1%2F..%2FJ2"] {
+        let answer = post_at(&format!("/v1/readings/{path}"), &stream, Config::default(), &[], EVENT).await;
+        assert_eq!(answer.problem(), (400, "invalid_parameter"), "{path}");
+    }
+    assert_eq!(post(&[], foreign("J2")).await.status, 202, "who may call the route of all keys is believed");
+}
+
+#[tokio::test]
 async fn no_valid_reading_is_a_problem_with_an_entry_for_each() {
     let body = format!("[{},{{}}]", EVENT.replace("2026-11-22", "2025-11-22"));
     let answer = post(&[], body).await;
@@ -282,6 +309,8 @@ async fn another_type_or_coding_is_refused_with_the_header_to_set() {
         assert_eq!(answer.problem(), (415, "unsupported_media_type"), "{name}: {value}");
         assert!(answer.body["detail"].as_str().unwrap().contains(name), "{}", answer.body);
     }
+    let twice = [("content-type", "application/json"), ("content-type", "text/plain")];
+    assert_eq!(post(&twice, EVENT).await.problem(), (415, "unsupported_media_type"), "of two types");
     assert_eq!(post(&[GZIP[0], GZIP[0]], EVENT).await.problem(), (415, "unsupported_media_type"), "packed twice");
     for (name, value) in [
         ("content-type", "application/json;charset=\"UTF-8\"; x=y"),

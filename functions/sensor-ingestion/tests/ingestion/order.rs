@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::double::{Call, Scripted, reading};
 use proptest::prelude::*;
 use sensor_ingestion::Config;
-use sensor_ingestion::append::append;
+use sensor_ingestion::append::{RETRIES, append};
 use sensor_ingestion::records::{Pending, Queue};
 use sensor_ingestion::split::split;
 use sensor_ingestion::workflow::{Ingestion, Outcome};
@@ -25,7 +25,7 @@ fn take(stream: &Scripted, readings: &[String]) -> Outcome {
     let body = format!("[{}]", readings.join(","));
     let clock = ManualClock::at(Timestamp::parse("2026-11-22T08:00:40Z").unwrap());
     let ingestion = Ingestion::new(stream.clone(), clock, stream.sleep(), Config::default());
-    wait_for(ingestion.take(&split(body.as_bytes()).unwrap()))
+    wait_for(ingestion.take(&split(body.as_bytes()).unwrap(), None, Some("r-1")))
 }
 
 fn lost(outcome: &Outcome) -> Vec<usize> {
@@ -44,6 +44,7 @@ fn the_readings_of_one_key_are_one_record_in_the_order_of_their_times() {
     let records = stream.records();
     assert_eq!(records.iter().map(|record| record.key.as_str()).collect::<Vec<_>>(), ["a", "b"]);
     assert!(records.iter().all(|record| record.received_at.to_string() == "2026-11-22T08:00:40.000Z"));
+    assert!(records.iter().all(|record| record.request_id.as_deref() == Some("r-1")));
     assert_eq!((stream.cycles("a"), stream.cycles("b")), (vec![2, 0, 3], vec![4, 1]));
 }
 
@@ -123,7 +124,7 @@ proptest! {
             queues[*key].push_back(Pending { record: StreamRecord { key: KEYS[*key].into(), data }, indices });
         }
         let stream = Scripted::new(script.clone());
-        let lost = wait_for(append(&stream, &stream.sleep(), queues.clone()));
+        let lost = wait_for(append(&stream, &stream.sleep(), RETRIES, queues.clone()));
 
         let half_failed = script.iter().any(|call| matches!(call, Call::Fail { .. }));
         for (key, queue) in KEYS.iter().zip(&queues) {

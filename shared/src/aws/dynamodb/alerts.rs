@@ -1,32 +1,42 @@
-//! Table `alerts`: `bucket`, `id`, `alert` (JSON) and, once it is cleared, `expires_at` (epoch seconds, the table's time to
-//! live).
+//! Table `alerts`: `bucket`, `id`, `alert` (JSON), `changes` ([`Alert::changes`]) and, once it is cleared, `expires_at` (epoch
+//! seconds, the table's time to live).
 
-use std::collections::BTreeMap;
+use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::buckets::{self, Listing};
 use super::tables::Alerts;
-use super::{DynamoDb, Item, attribute, expiry, number, readable, text};
+use super::{DynamoDb, Item, attribute, expiry, number, readable, sdk, unstorable, written};
 use crate::alert::Alert;
 use crate::aws::port_error;
 use crate::ids::AlertId;
-use crate::ports::{AlertReader, AlertStore, Clock, Page, PortError};
+use crate::ports::{AlertReader, AlertStore, Clock, Page, PortError, WriteError};
 
 const PORT: &str = "the alert store";
+
+/// Alerts written side by side; a junction has at most a few hundred.
+const CONCURRENT_WRITES: usize = 16;
 
 impl<T: AsRef<Alerts> + Send + Sync, C: Clock> AlertStore for DynamoDb<T, C> {
     async fn put_alerts(&self, alerts: &[Alert]) -> Result<(), PortError> {
         let Alerts { name, retention_days } = self.table();
         let expires_at = expiry(self.clock.now(), *retention_days);
-        // A batch may name a key once; the last alert of an id is the one that stays.
-        let latest: BTreeMap<_, _> = alerts.iter().map(|alert| (&alert.id, alert)).collect();
-        let items: Vec<_> = latest.into_values().map(|alert| item(alert, expires_at)).collect::<Result<_, _>>()?;
-        self.batch(PORT, name).put(items).await
+        let items: Vec<_> = alerts.iter().map(|alert| Ok((alert.changes(), item(alert, expires_at)?))).collect::<Result<_, _>>()?;
+        let put = |(changes, item): (u32, Item)| async move {
+            let call = self.client.put_item().table_name(name).set_item(Some(item));
+            let call = call.condition_expression("attribute_not_exists(changes) OR changes <= :changes");
+            match written(PORT, call.expression_attribute_values(":changes", number(changes)).send().await) {
+                // What is stored is newer.
+                Ok(()) | Err(WriteError::Conflict) => Ok(()),
+                Err(WriteError::Port(error)) => Err(error),
+            }
+        };
+        stream::iter(items).map(put).buffered(CONCURRENT_WRITES).try_collect().await
     }
 }
 
 impl<T: AsRef<Alerts> + Send + Sync, C: Clock> AlertReader for DynamoDb<T, C> {
     async fn alert(&self, id: &AlertId) -> Result<Option<Alert>, PortError> {
-        let key = buckets::key(id.as_str()).into();
+        let key = buckets::key(id.as_str());
         let call = self.client.get_item().table_name(&self.table::<Alerts>().name).set_key(Some(key));
         let answer = call.send().await.map_err(|error| port_error(PORT, &error))?;
         answer.item.map(|item| read(&item)).transpose()
@@ -41,13 +51,7 @@ impl<T: AsRef<Alerts> + Send + Sync, C: Clock> AlertReader for DynamoDb<T, C> {
 }
 
 fn item(alert: &Alert, expires_at: i64) -> Result<Item, PortError> {
-    let json = serde_json::to_string(alert).map_err(|error| PortError::Unusable(PORT, error.to_string()))?;
-    let mut item = Item::from(buckets::key(alert.id.as_str()));
-    item.insert("alert".into(), text(json));
-    if alert.cleared_at.is_some() {
-        item.insert("expires_at".into(), number(expires_at));
-    }
-    Ok(item)
+    crate::item::alert(alert, expires_at).map(sdk).map_err(unstorable(PORT))
 }
 
 fn read(item: &Item) -> Result<Alert, PortError> {

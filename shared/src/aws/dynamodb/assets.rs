@@ -13,7 +13,7 @@ const PORT: &str = "the asset store";
 
 impl<T: AsRef<Assets> + Send + Sync, C: Clock> AssetStore for DynamoDb<T, C> {
     async fn asset(&self, id: &AssetId) -> Result<Option<Asset>, PortError> {
-        let key = buckets::key(&id.sort_key()).into();
+        let key = buckets::key(&id.sort_key());
         let call = self.client.get_item().table_name(&self.table::<Assets>().name).set_key(Some(key)).consistent_read(true);
         let answer = call.send().await.map_err(|error| port_error(PORT, &error))?;
         answer.item.map(|item| read(&item)).transpose()
@@ -35,7 +35,7 @@ impl<T: AsRef<Assets> + Send + Sync, C: Clock> AssetStore for DynamoDb<T, C> {
 
 fn item(asset: &Asset) -> Result<Item, PortError> {
     let document = serde_json::to_string(asset).map_err(|error| PortError::Unusable(PORT, error.to_string()))?;
-    let mut item = Item::from(buckets::key(&asset.id.sort_key()));
+    let mut item = buckets::key(&asset.id.sort_key());
     item.insert("document".into(), text(document));
     item.insert("etag".into(), text(asset.etag().to_string()));
     Ok(item)

@@ -3,24 +3,16 @@
 use std::collections::VecDeque;
 
 use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::future::try_join_all;
-use sha2::{Digest, Sha256};
 
-use super::{Item, attribute, text};
+use super::{Item, attribute, sdk, text};
 use crate::aws::port_error;
+use crate::item::BUCKETS;
 use crate::ports::{Page, PortError};
 
-/// How many buckets there are; changing it moves every item.
-const BUCKETS: u8 = 8;
-
 /// The key attributes of the item with this id.
-pub(super) fn key(id: &str) -> [(String, AttributeValue); 2] {
-    [("bucket".to_owned(), text(bucket_of(id).to_string())), ("id".to_owned(), text(id))]
-}
-
-fn bucket_of(id: &str) -> u8 {
-    Sha256::digest(id.as_bytes()).first().copied().unwrap_or_default() % BUCKETS
+pub(super) fn key(id: &str) -> Item {
+    sdk(crate::item::Item(crate::item::key(id).into()))
 }
 
 /// What to list.
@@ -164,6 +156,7 @@ impl<T> Merge<T> {
 mod tests {
     use super::*;
     use crate::ids::IntersectionId;
+    use crate::item::bucket_of;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
@@ -225,15 +218,6 @@ mod tests {
         let ids: BTreeSet<_> = ["A1", "B1", "B2", "C1"].map(str::to_owned).into();
         assert_eq!(list(&ids, "B", Some("A1"), 9, 3).items, ["B1", "B2"]);
         assert_eq!(list(&ids, "B", Some("C1"), 9, 3).items, Vec::<String>::new());
-    }
-
-    #[test]
-    fn ids_spread_over_the_buckets_and_stay_there() {
-        let mut counts = [0; BUCKETS as usize];
-        (0..800).for_each(|n| counts[usize::from(bucket_of(&format!("J{n}")))] += 1);
-        assert!(counts.iter().all(|n| (60..140).contains(n)), "{counts:?}");
-        // Stored items lie where this function once put them.
-        assert_eq!(["J1", "J2", "north.17"].map(bucket_of), [1, 5, 4]);
     }
 
     #[test]

@@ -4,12 +4,9 @@
 //! All assets behind a key are one item: a batch is one write, and the health of a junction one read. Lists leave `state` out,
 //! but DynamoDB counts what it reads.
 
-use aws_sdk_dynamodb::primitives::Blob;
-use aws_sdk_dynamodb::types::AttributeValue;
-
 use super::buckets::{self, Listing};
 use super::tables::Conditions;
-use super::{DynamoDb, Item, asset_of, attribute, number, over_version, readable, text, written};
+use super::{DynamoDb, Item, asset_of, attribute, over_version, readable, sdk, unstorable, written};
 use crate::aws::port_error;
 use crate::ids::sort_key;
 use crate::ports::{Clock, Condition, ConditionReader, ConditionRow, ConditionStore, Page, PortError, WriteError};
@@ -24,7 +21,7 @@ const SHOWN: &[&str] = &["as_of", "received_at", "health"];
 
 impl<T: AsRef<Conditions> + Send + Sync, C: Clock> ConditionStore for DynamoDb<T, C> {
     async fn load_condition(&self, key: &str) -> Result<Option<ConditionRow>, PortError> {
-        let place = buckets::key(&sort_key(key)).into();
+        let place = buckets::key(&sort_key(key));
         let call = self.client.get_item().table_name(&self.table::<Conditions>().name).set_key(Some(place)).consistent_read(true);
         let answer = call.send().await.map_err(|error| port_error(PORT, &error))?;
         let Some(item) = answer.item else { return Ok(None) };
@@ -42,7 +39,7 @@ impl<T: AsRef<Conditions> + Send + Sync, C: Clock> ConditionStore for DynamoDb<T
 
 impl<T: AsRef<Conditions> + Send + Sync, C: Clock> ConditionReader for DynamoDb<T, C> {
     async fn condition(&self, key: &str) -> Result<Option<Condition>, PortError> {
-        let place = buckets::key(&sort_key(key)).into();
+        let place = buckets::key(&sort_key(key));
         let mut call = self.client.get_item().table_name(&self.table::<Conditions>().name).set_key(Some(place));
         for name in SHOWN {
             call = call.expression_attribute_names(format!("#{name}"), *name);
@@ -60,20 +57,13 @@ impl<T: AsRef<Conditions> + Send + Sync, C: Clock> ConditionReader for DynamoDb<
 }
 
 fn item(row: &ConditionRow) -> Result<Item, PortError> {
-    let ConditionRow { version, condition, state } = row;
-    let health = serde_json::to_string(&condition.health).map_err(|error| PortError::Unusable(PORT, error.to_string()))?;
-    let mut item = Item::from(buckets::key(&sort_key(&condition.key)));
-    item.insert("version".into(), number(version));
-    item.insert("as_of".into(), number(condition.as_of.as_millis()));
-    item.insert("received_at".into(), number(condition.received_at.as_millis()));
-    item.insert("health".into(), text(health));
-    item.insert("state".into(), AttributeValue::B(Blob::new(state.clone())));
-    let size = super::size(&item);
+    let item = crate::item::condition(row).map_err(unstorable(PORT))?;
+    let size = item.size();
     if size > ITEM_BYTES_MAX {
-        let (key, assets) = (&condition.key, condition.health.len());
+        let (key, assets) = (&row.condition.key, row.condition.health.len());
         return Err(PortError::Unusable(PORT, format!("{key} with {assets} assets takes {size} bytes, more than {ITEM_BYTES_MAX}")));
     }
-    Ok(item)
+    Ok(sdk(item))
 }
 
 fn read(key: &str, item: &Item) -> Result<Condition, PortError> {
@@ -85,6 +75,7 @@ fn read(key: &str, item: &Item) -> Result<Condition, PortError> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::text;
     use super::*;
     use crate::asset::{AssetHealth, Fault, HealthState, Reason};
     use crate::ids::{AssetId, AssetKind};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::buckets::{self, Listing};
 use super::tables::Intersections;
-use super::{DynamoDb, Item, attribute, over_tag, readable, text, written};
+use super::{DynamoDb, Item, attribute, over_tag, readable, sdk, text, written};
 use crate::aws::port_error;
 use crate::ids::IntersectionId;
 use crate::intersection::{ETag, Intersection};
@@ -23,16 +23,14 @@ impl<T: AsRef<Intersections>, C: Clock> DynamoDb<T, C> {
 
 impl<T: AsRef<Intersections> + Send + Sync, C: Clock> IntersectionStore for DynamoDb<T, C> {
     async fn get(&self, id: &IntersectionId) -> Result<Option<StoredIntersection>, PortError> {
-        let key = buckets::key(id.as_str()).into();
+        let key = buckets::key(id.as_str());
         let call = self.client.get_item().table_name(&self.table::<Intersections>().name).set_key(Some(key)).consistent_read(true);
         let answer = call.send().await.map_err(|error| port_error(PORT, &error))?;
         answer.item.map(|item| read(&item)).transpose()
     }
 
     async fn put(&self, expected: Option<&ETag>, intersection: &Intersection) -> Result<(), WriteError> {
-        let mut item = Item::from(buckets::key(intersection.id().as_str()));
-        item.insert("document".into(), text(intersection.document().to_string()));
-        item.insert("etag".into(), text(intersection.etag().to_string()));
+        let item = sdk(crate::item::intersection(intersection));
         let call = self.client.put_item().table_name(&self.table::<Intersections>().name).set_item(Some(item));
         written(PORT, over_tag(call, expected).send().await)
     }
@@ -42,7 +40,7 @@ impl<T: AsRef<Intersections> + Send + Sync, C: Clock> IntersectionStore for Dyna
             .client
             .delete_item()
             .table_name(&self.table::<Intersections>().name)
-            .set_key(Some(buckets::key(id.as_str()).into()))
+            .set_key(Some(buckets::key(id.as_str())))
             .condition_expression("#etag = :expected")
             .expression_attribute_names("#etag", "etag")
             .expression_attribute_values(":expected", text(expected.to_string()));

@@ -2,12 +2,9 @@
 //!
 //! Plan and state are one item, so a step is one write, and an item of at most 1 KiB, so it is one write unit.
 
-use aws_sdk_dynamodb::primitives::Blob;
-use aws_sdk_dynamodb::types::AttributeValue;
-
 use super::buckets::{self, Listing};
 use super::tables::Junctions;
-use super::{DynamoDb, Item, attribute, number, over_version, readable, written};
+use super::{DynamoDb, Item, attribute, over_version, readable, sdk, unstorable, written};
 use crate::aws::port_error;
 use crate::ids::IntersectionId;
 use crate::plan::PublishedPlan;
@@ -17,7 +14,7 @@ const PORT: &str = "the junction store";
 
 impl<T: AsRef<Junctions> + Send + Sync, C: Clock> JunctionStore for DynamoDb<T, C> {
     async fn load(&self, id: &IntersectionId) -> Result<Option<JunctionRow>, PortError> {
-        let key = buckets::key(id.as_str()).into();
+        let key = buckets::key(id.as_str());
         let call = self.client.get_item().table_name(&self.table::<Junctions>().name).set_key(Some(key)).consistent_read(true);
         let answer = call.send().await.map_err(|error| port_error(PORT, &error))?;
         let Some(item) = answer.item else { return Ok(None) };
@@ -39,7 +36,7 @@ impl<T: AsRef<Junctions> + Send + Sync, C: Clock> PlanReader for DynamoDb<T, C> 
             .client
             .get_item()
             .table_name(&self.table::<Junctions>().name)
-            .set_key(Some(buckets::key(id.as_str()).into()))
+            .set_key(Some(buckets::key(id.as_str())))
             .projection_expression("#plan")
             .expression_attribute_names("#plan", "plan");
         let answer = call.send().await.map_err(|error| port_error(PORT, &error))?;
@@ -64,18 +61,14 @@ fn read_plan(id: &IntersectionId, item: &Item) -> Result<PublishedPlan, PortErro
 }
 
 fn item(row: &JunctionRow) -> Result<Item, PortError> {
-    let plan = row.plan.to_bytes().map_err(|error| PortError::Unusable(PORT, error.to_string()))?;
-    let mut item = Item::from(buckets::key(row.plan.intersection_id.as_str()));
-    item.insert("version".into(), number(row.version));
-    // For people who look at the table; the plan holds it too.
-    item.insert("as_of".into(), number(row.plan.as_of.as_millis()));
-    item.insert("plan".into(), AttributeValue::B(Blob::new(plan)));
-    item.insert("state".into(), AttributeValue::B(Blob::new(row.state.clone())));
-    Ok(item)
+    crate::item::junction(row).map(sdk).map_err(unstorable(PORT))
 }
 
 #[cfg(test)]
 mod tests {
+    use aws_sdk_dynamodb::primitives::Blob;
+    use aws_sdk_dynamodb::types::AttributeValue;
+
     use super::*;
     use crate::ids::StageId;
     use crate::plan::{PlanSource, PlanStage, Reason};
@@ -102,7 +95,7 @@ mod tests {
 
     #[test]
     fn a_step_of_a_large_junction_costs_one_write_unit() {
-        let size = super::super::size(&item(&row()).unwrap());
+        let size = crate::item::junction(&row()).unwrap().size();
         assert!(size <= 1024, "{size} bytes");
     }
 
