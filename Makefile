@@ -6,6 +6,11 @@ NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run |
 EXAMPLES ?= 30
 FUZZ_SECONDS ?= 60
 
+# A stack keeps the last value of a parameter that is not named, but SAM builds for the template's default: so the architecture
+# always goes to both commands.
+ARCHITECTURE ?= x86_64
+OVERRIDES = --parameter-overrides Architecture=$(ARCHITECTURE) $(PARAMETERS)
+
 .PHONY: run test storm lint schemathesis fuzz invoke adapters e2e bench cost deploy
 
 run: ## Serve the suite on this machine and drive a simulated city with it
@@ -56,9 +61,9 @@ bench: ## Throughput and latency of the local host
 cost: ## What a city costs on AWS by list prices; CITY="--junctions 21 --detectors 24" computes another one
 	cargo run --release --package greenwave -- cost $(CITY)
 
-deploy: .venv/deploy/done ## Build with SAM and deploy to AWS; PARAMETERS="AlarmEmail=... Architecture=arm64" are those of template.yaml
-	PATH="$(CURDIR)/.venv/deploy/bin:$$PATH" sam build $(if $(PARAMETERS),--parameter-overrides $(PARAMETERS))
-	PATH="$(CURDIR)/.venv/deploy/bin:$$PATH" sam deploy $(if $(PARAMETERS),--parameter-overrides $(PARAMETERS))
+deploy: .venv/deploy/done ## Build with SAM and deploy to AWS; PARAMETERS="AlarmEmail=... StreamMode=..." are those of template.yaml
+	PATH="$(CURDIR)/.venv/deploy/bin:$$PATH" sam build $(OVERRIDES)
+	PATH="$(CURDIR)/.venv/deploy/bin:$$PATH" sam deploy $(OVERRIDES)
 
 .venv/lint/done: Makefile
 	python3 -m venv .venv/lint

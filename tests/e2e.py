@@ -373,7 +373,10 @@ def given_up(stack):
 
 
 def update(stack, aws, log, junction, sensors, operators):
-    """Another retention, and a web page that may call: data stays, and the API answers all the time."""
+    """Another retention, and a web page that may call: data stays, and the API answers all the time.
+
+    Before it somebody deployed for the other architecture: the update has to fit what it builds.
+    """
     page = {"origin": "https://city.example", "access-control-request-method": "GET"}
     anybody, over, answers = Caller(stack.url), threading.Event(), []
 
@@ -390,13 +393,16 @@ def update(stack, aws, log, junction, sensors, operators):
     asking = threading.Thread(target=ask)
     asking.start()
     try:
-        run(["sam", "deploy", "--parameter-overrides", "DecisionsRetentionDays=31", f"CorsOrigin={page['origin']}"], log)
+        run(["sam", "deploy", "--parameter-overrides", "Architecture=arm64", "DecisionsRetentionDays=31"], log)
+        check(architectures(stack, aws) == {"arm64"}, "the architecture cannot be chosen")
+        run(["make", "deploy", f"PARAMETERS=CorsOrigin={page['origin']}"], log)
     finally:
         over.set()
         asking.join()
     check(set(answers) == {200}, f"answers during the update: {set(answers)}")
     updated = Stack(aws)
     check(updated.names == stack.names, "the update replaced a resource")
+    check(architectures(stack, aws) == {"x86_64"}, "x86_64 was built, and something else deployed")
     variables = aws("lambda").get_function_configuration(FunctionName=stack.names["SignalAdjustment"])["Environment"]["Variables"]
     check(variables["DECISIONS_RETENTION_DAYS"] == "31", f"the function has {variables}")
     status, _, headers = anybody.ask("OPTIONS", "/v1/plans", headers=page)
@@ -405,6 +411,12 @@ def update(stack, aws, log, junction, sensors, operators):
     sensors("POST", "/v1/readings", {"readings": step(junction, at, vehicles=6.0)}, expect=202)
     until("a plan after the update", lambda: plan_as_of(operators, stamp(at)))
     say(f"{len(answers)} requests during the update, all answered 200")
+
+
+def architectures(stack, aws):
+    functions = ["SensorIngestion", "SignalAdjustment", "MaintenancePrediction", "OperationsApi"]
+    configurations = [aws("lambda").get_function_configuration(FunctionName=stack.names[function]) for function in functions]
+    return {architecture for configuration in configurations for architecture in configuration["Architectures"]}
 
 
 def delete(stack, aws, log):

@@ -21,6 +21,7 @@ const EMITTED: [&str; 5] = [
     include_str!("../../functions/maintenance-prediction/src/workflow.rs"),
     include_str!("../../shared/src/aws/metrics.rs"),
 ];
+const MAKEFILE: &str = include_str!("../../Makefile");
 const FUNCTION: &str = "AWS::Serverless::Function";
 const TABLE: &str = "AWS::DynamoDB::Table";
 /// Functions behind the stream.
@@ -317,6 +318,16 @@ fn the_architecture_is_chosen_at_deployment_and_is_x86_by_default() {
     for (name, function) in resources_of(&template, FUNCTION) {
         assert!(function["Properties"].get("Architectures").is_none(), "{name} has an architecture of its own");
     }
+}
+
+#[test]
+fn what_is_built_and_what_is_deployed_are_told_the_same_architecture() {
+    // A deployment that does not name it keeps that of the stack, whatever was built.
+    let recipes = MAKEFILE.lines().filter(|line| line.starts_with('\t'));
+    let commands: Vec<_> = recipes.filter(|line| line.contains("sam build") || line.contains("sam deploy")).collect();
+    assert_eq!(commands.len(), 2, "{commands:#?}");
+    assert!(commands.iter().all(|line| line.ends_with(" $(OVERRIDES)")), "{commands:#?}");
+    assert!(MAKEFILE.contains("\nOVERRIDES = --parameter-overrides Architecture=$(ARCHITECTURE) $(PARAMETERS)\n"));
 }
 
 #[test]
