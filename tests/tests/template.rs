@@ -277,6 +277,22 @@ fn every_function_has_alarms_and_every_alarm_tells_somebody_and_is_in_the_runboo
 }
 
 #[test]
+fn somebody_is_told_when_readings_stop_are_refused_or_miss_junctions() {
+    let template = load(TEMPLATE);
+    let alarm = |name: &str| &template["Resources"][name]["Properties"];
+    // No request, no number: the alarm has to tell of that too, but not before there was a first one.
+    let stopped = alarm("ReadingsStopped");
+    assert_eq!((&stopped["MetricName"], &stopped["Threshold"]), (&"readings_accepted".into(), &1.into()));
+    assert_eq!((&stopped["TreatMissingData"], &stopped["InsufficientDataActions"][0]), (&"missing".into(), &"AlarmTopic".into()));
+    let quiet = alarm("JunctionsQuiet");
+    assert_eq!((&quiet["MetricName"], &quiet["Threshold"]), (&"junctions_quiet".into(), &"JunctionsQuietMin".into()));
+    assert_eq!(template["Parameters"]["JunctionsQuietMin"]["Default"], 1);
+    let refused: Vec<_> =
+        alarm("Api4xx")["Metrics"].as_sequence().unwrap().iter().map(|of| &of["MetricStat"]["Metric"]["MetricName"]).collect();
+    assert!(refused.contains(&&"4xx".into()), "{refused:?}");
+}
+
+#[test]
 fn alarms_and_dashboard_show_metrics_that_are_emitted() {
     let template = load(TEMPLATE);
     let mut shown = BTreeSet::new();

@@ -54,7 +54,7 @@ pub struct Told {
 /// What a sweep did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
-    /// Keys looked at because nothing came from them.
+    /// Configured intersections from which nothing came for a while.
     pub quiet: u32,
     /// Configured intersections that have never been heard of.
     pub unheard: u32,
@@ -208,12 +208,14 @@ where
         Ok(())
     }
 
-    async fn expect(&self, id: &IntersectionId, warm: &mut Warm) -> Result<(), PortError> {
-        match self.store.get(id).await? {
-            Some((_, intersection)) => warm.state.expect(&intersection, warm.received_at),
+    /// Tells the state which detectors are configured; returns whether the intersection is.
+    async fn expect(&self, id: &IntersectionId, warm: &mut Warm) -> Result<bool, PortError> {
+        let stored = self.store.get(id).await?;
+        match &stored {
+            Some((_, intersection)) => warm.state.expect(intersection, warm.received_at),
             None => warm.state.expect_nothing(warm.received_at),
         }
-        Ok(())
+        Ok(stored.is_some())
     }
 
     /// Writes the row, on the condition that nobody wrote it since.
@@ -266,8 +268,8 @@ where
             for condition in page.items {
                 let quiet = now.since(condition.received_at) >= QUIET;
                 if quiet && condition.health.iter().any(|health| health.kind.as_str() == DETECTOR) {
-                    swept.quiet += 1;
-                    let Told { raised, cleared } = self.sweep_key(&condition.key, now).await?;
+                    let (configured, Told { raised, cleared }) = self.sweep_key(&condition.key, now).await?;
+                    swept.quiet += u32::from(configured);
                     swept.alerts.raised += raised;
                     swept.alerts.cleared += cleared;
                 }
@@ -301,13 +303,15 @@ where
         Ok(swept)
     }
 
-    async fn sweep_key(&self, key: &str, now: Timestamp) -> Result<Told, WorkflowError> {
+    /// Notes what has not reported; returns whether the key is a configured intersection, and the alerts of which was told.
+    async fn sweep_key(&self, key: &str, now: Timestamp) -> Result<(bool, Told), WorkflowError> {
         // Another instance may have seen it recover: what is stored counts, not what is remembered.
         drop(self.warm().remove(key));
         let mut warm = self.recall(key).await?;
-        if let Ok(id) = IntersectionId::try_from(key) {
-            self.expect(&id, &mut warm).await?;
-        }
+        let configured = match IntersectionId::try_from(key) {
+            Ok(id) => self.expect(&id, &mut warm).await?,
+            Err(_) => false,
+        };
         let as_of = warm.state.as_of().unwrap_or(warm.received_at);
         warm.state.sweep(as_of + now.since(warm.received_at));
         let changes = !warm.state.advisory().is_told();
@@ -323,10 +327,10 @@ where
                 if changes {
                     self.remember(key, warm);
                 }
-                Ok(changed)
+                Ok((configured, changed))
             }
             // Readings came in the meantime: it is not silent any more.
-            Err(AttemptError::Conflict) => Ok(Told::default()),
+            Err(AttemptError::Conflict) => Ok((false, Told::default())),
             Err(AttemptError::Other(error)) => Err(error),
         }
     }
