@@ -31,7 +31,7 @@ use shared::reading::{ControllerEvent, DetectorReading, SensorReading};
 use shared::units::Timestamp;
 
 use self::bin::{OpenBin, bin_of, start_of};
-use self::clock::{Belief, Clock, Source};
+use self::clock::{Belief, Clock, ClockBefore, Source};
 use self::counts::{Subject, Traffic};
 use self::faults::{ChannelEvent, Faults, reported};
 use self::peers::Companions;
@@ -90,6 +90,17 @@ impl JunctionDetectors {
             detectors: Vec::new(),
             companions: Companions::default(),
         }
+    }
+
+    /// The bytes of a junction from before its clock remembered which readings it had not believed, as they would be now.
+    ///
+    /// # Errors
+    /// [`postcard::Error`] if they were written otherwise.
+    pub(crate) fn with_nothing_disbelieved(bytes: &[u8]) -> Result<Vec<u8>, postcard::Error> {
+        let ((id, clock), rest): ((IntersectionId, ClockBefore), _) = postcard::take_from_bytes(bytes)?;
+        let mut now = postcard::to_stdvec(&(id, Clock::from(clock)))?;
+        now.extend_from_slice(rest);
+        Ok(now)
     }
 
     /// Event time of the newest believed reading.

@@ -31,6 +31,32 @@ pub struct State {
     advisory: Advisory,
 }
 
+/// The first byte of a row: it grows with each change of what is stored, of a part as well as of the whole. Rows without it began with
+/// 0 or 1.
+const FORMAT: u8 = 2;
+
+/// Why bytes are not what they should be.
+#[derive(Debug, thiserror::Error)]
+enum Unreadable {
+    /// Written by another version.
+    #[error("format {0:?} is not known to this version")]
+    Format(Option<u8>),
+    /// Not the layout of this format.
+    #[error("{0}")]
+    Layout(#[from] postcard::Error),
+    /// Longer than the layout: `postcard` itself would take the beginning for the whole.
+    #[error("{0} bytes too many")]
+    TooLong(usize),
+}
+
+/// A value that takes up all of the bytes.
+fn whole<'b, T: Deserialize<'b>>(bytes: &'b [u8]) -> Result<T, Unreadable> {
+    match postcard::take_from_bytes(bytes)? {
+        (value, []) => Ok(value),
+        (_, rest) => Err(Unreadable::TooLong(rest.len())),
+    }
+}
+
 /// The parts are encoded each for itself: another version of one leaves the alerts readable.
 #[derive(Serialize, Deserialize)]
 struct Stored {
@@ -114,25 +140,31 @@ impl State {
     /// # Errors
     /// [`postcard::Error`] if memory runs out.
     pub fn to_bytes(&self) -> Result<Vec<u8>, postcard::Error> {
-        postcard::to_stdvec(&Stored {
+        let stored = Stored {
             detectors: self.detectors.as_ref().map(postcard::to_stdvec).transpose()?,
             machine: self.machine.as_ref().map(postcard::to_stdvec).transpose()?,
             advisory: postcard::to_stdvec(&self.advisory)?,
-        })
+        };
+        postcard::to_extend(&stored, vec![FORMAT])
     }
 
-    /// Reads what [`Self::to_bytes`] wrote. A part that another version wrote begins anew: its open alerts are cleared at
-    /// `as_of`, and come back as the same ones if their faults do.
+    /// Reads what [`Self::to_bytes`] of this version or one before wrote. A row of a newer version begins anew. A part that cannot be
+    /// read does so as well: its open alerts are cleared at `as_of`, and come back as the same ones if their faults do.
     pub fn from_bytes(bytes: &[u8], key: &str, as_of: Timestamp) -> Self {
-        let unreadable = |part: &str, error: postcard::Error| tracing::error!(key, part, %error, "a part of the state begins anew");
-        let stored: Stored = match postcard::from_bytes(bytes) {
+        let unreadable = |part: &str, error: Unreadable| tracing::error!(key, part, %error, "a part of the state begins anew");
+        let (format, stored) = match bytes.split_first() {
+            Some((&FORMAT, stored)) => (Some(FORMAT), whole::<Stored>(stored)),
+            Some((0 | 1, _)) => (None, whole::<Stored>(bytes)),
+            other => (None, Err(Unreadable::Format(other.map(|(format, _)| *format)))),
+        };
+        let stored = match stored {
             Ok(stored) => stored,
             Err(error) => {
                 unreadable("everything", error);
                 return Self::default();
             }
         };
-        let mut advisory: Advisory = postcard::from_bytes(&stored.advisory).unwrap_or_else(|error| {
+        let mut advisory: Advisory = whole(&stored.advisory).unwrap_or_else(|error| {
             unreadable("alerts", error);
             Advisory::default()
         });
@@ -141,14 +173,18 @@ impl State {
                 unreadable("detectors", error);
                 advisory.clear_all(as_of, |kind| kind.as_str() == DETECTOR);
             };
-            postcard::from_bytes(&bytes).map_err(lost).ok()
+            let read = match format {
+                Some(_) => whole(&bytes),
+                None => whole(&bytes).or_else(|_| Ok(whole(&JunctionDetectors::with_nothing_disbelieved(&bytes)?)?)),
+            };
+            read.map_err(lost).ok()
         });
         let machine = stored.machine.and_then(|bytes| {
             let lost = |error| {
                 unreadable("machine", error);
                 advisory.clear_all(as_of, |kind: &AssetKind| kind.as_str() != DETECTOR);
             };
-            postcard::from_bytes(&bytes).map_err(lost).ok()
+            whole(&bytes).map_err(lost).ok()
         });
         Self { detectors, machine, advisory }
     }

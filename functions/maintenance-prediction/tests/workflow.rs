@@ -249,15 +249,55 @@ async fn a_machine_whose_kind_no_model_knows_is_unknown_and_says_so() {
     assert!(condition.health[0].reasons[0].text.contains("wheel"), "{:?}", condition.health[0].reasons);
 }
 
-#[tokio::test]
-async fn a_state_that_cannot_be_read_begins_anew() {
+/// J1 after 35 minutes of its hour, with this state in its row instead of the one that was written.
+async fn with_state(change: impl FnOnce(Vec<u8>) -> Vec<u8>) -> (Memory, City) {
     let (memory, clock, before) = city();
     before.handle("J1", &hour_with_a_silence()[..35]).await.unwrap();
-    let mut strange = row(&memory).await;
-    (strange.version, strange.state) = (strange.version + 1, vec![0xff; 9]);
-    memory.save_condition(&strange).await.unwrap();
-    workflow(&memory, &clock).handle("J1", &hour_with_a_silence()[35..]).await.unwrap();
-    assert_eq!(health(&memory, "J1/n_0").await.fault, None);
+    let mut other = row(&memory).await;
+    (other.version, other.state) = (other.version + 1, change(other.state));
+    memory.save_condition(&other).await.unwrap();
+    let after = workflow(&memory, &clock);
+    (memory, after)
+}
+
+#[tokio::test]
+async fn a_state_that_cannot_be_read_begins_anew() {
+    // Of no version, of a newer one, of this one with a byte too many.
+    let changes: [fn(Vec<u8>) -> Vec<u8>; 4] = [
+        |_| vec![],
+        |_| vec![0xff; 9],
+        |mut state| {
+            state[0] += 1;
+            state
+        },
+        |mut state| {
+            state.push(0);
+            state
+        },
+    ];
+    for change in changes {
+        let (memory, workflow) = with_state(change).await;
+        workflow.handle("J1", &[minute(35 * MINUTE, &["n_0", "s_0"])]).await.unwrap();
+        let known = memory.condition("J1").await.unwrap().unwrap().health;
+        assert!(known.iter().all(|health| health.asset_id.as_str() != "J1/n_1"), "it was read: {known:?}");
+    }
+}
+
+/// Rows as versions before this one wrote them, from the same readings.
+#[tokio::test]
+async fn a_state_of_an_earlier_layout_goes_on_where_it_was_with_its_open_alerts() {
+    let (whole, _, workflow) = city();
+    workflow.handle("J1", &hour_with_a_silence()[..35]).await.unwrap();
+    workflow.handle("J1", &hour_with_a_silence()[35..]).await.unwrap();
+    let expected = row(&whole).await;
+    for earlier in [&include_bytes!("rows/before-disbelief.state")[..], include_bytes!("rows/before-format.state")] {
+        let (memory, workflow) = with_state(|_| earlier.to_vec()).await;
+        workflow.handle("J1", &hour_with_a_silence()[35..]).await.unwrap();
+        assert_eq!(alerts(&memory).await, [("J1/n_1".to_owned(), Fault::NoData, true, 1)]);
+        let found = row(&memory).await;
+        assert_eq!(found.condition, expected.condition);
+        assert!(found.state == expected.state, "the states differ");
+    }
 }
 
 proptest! {

@@ -40,6 +40,21 @@ pub(super) struct Clock {
     disbelieved: VecDeque<(Source, i64)>,
 }
 
+/// What was stored of it before readings that were not believed were remembered.
+#[derive(Deserialize)]
+pub(super) struct ClockBefore {
+    now: Option<i64>,
+    waiting: Option<Waiting>,
+    resumed: Option<i64>,
+    behind: Option<(Source, i64)>,
+}
+
+impl From<ClockBefore> for Clock {
+    fn from(ClockBefore { now, waiting, resumed, behind }: ClockBefore) -> Self {
+        Self { now, waiting, resumed, behind, disbelieved: VecDeque::new() }
+    }
+}
+
 /// A reading whose time is not believed yet.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 struct Waiting {
