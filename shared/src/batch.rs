@@ -16,7 +16,7 @@ use crate::ports::{PoisonRecord, PortError, Quarantine};
 use crate::units::Timestamp;
 use crate::wire::{PoisonedRecord, ReadingRecord};
 
-/// Groups worked on at once: enough to hide the latency of a store, few enough for its connections.
+/// Groups worked on, or poison records put aside, at once: enough to hide the latency of a store, few enough for its connections.
 const CONCURRENT_KEYS: usize = 32;
 
 /// What became of a batch.
@@ -57,7 +57,7 @@ where
 {
     let arrivals = event.records.iter().map(|record| record.kinesis.approximate_arrival_timestamp.timestamp_millis());
     let oldest = arrivals.min().map(Timestamp::from_millis);
-    let (mut failures, mut quarantined) = (Vec::new(), 0);
+    let mut poison = Vec::new();
     let mut groups: HashMap<String, (String, Vec<ReadingRecord>)> = HashMap::new();
     let mut order = Vec::new();
     for record in event.records {
@@ -71,15 +71,22 @@ where
                 });
                 group.1.push(reading);
             }
-            Err(reason) => match put_aside(&record, function, &reason, quarantine).await {
-                Ok(()) => quarantined += 1,
-                Err(error) => {
-                    tracing::error!(sequence_number, error = %error, "a poison record could not be quarantined");
-                    failures.push(sequence_number);
-                }
-            },
+            Err(reason) => poison.push((sequence_number, record, reason)),
         }
     }
+    let poisoned = poison.len();
+    // One that cannot be put aside comes again.
+    let mut failures: Vec<String> = futures_util::stream::iter(poison)
+        .map(|(sequence_number, record, reason)| async move {
+            let outcome = put_aside(&record, function, &reason, quarantine).await;
+            let lost = outcome.inspect_err(|error| tracing::error!(sequence_number, %error, "a poison record could not be quarantined"));
+            lost.is_err().then_some(sequence_number)
+        })
+        .buffer_unordered(CONCURRENT_KEYS)
+        .filter_map(std::future::ready)
+        .collect()
+        .await;
+    let quarantined = poisoned - failures.len();
     let work = order.into_iter().filter_map(|key| groups.remove(&key).map(|group| (key, group)));
     let handle = &handle;
     let outcomes: Vec<_> = futures_util::stream::iter(work)

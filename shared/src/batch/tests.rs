@@ -1,6 +1,9 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -144,6 +147,47 @@ fn a_poison_record_that_cannot_be_quarantined_is_reported_and_the_keys_go_on() {
     let records = [(1, Some("A")), (2, None), (3, Some("B")), (4, None)];
     assert_eq!(process_with(&records, &["B"], &Closed, &seen), [2, 3, 4]);
     assert_eq!(seen.all().len(), 2);
+}
+
+/// A quarantine that takes its time, and counts how many wait for it at once.
+#[derive(Default)]
+struct Slow {
+    waiting: AtomicUsize,
+    most: AtomicUsize,
+}
+
+impl Quarantine for Slow {
+    async fn quarantine(&self, _: &PoisonRecord) -> Result<(), PortError> {
+        let waiting = self.waiting.fetch_add(1, Ordering::Relaxed) + 1;
+        self.most.fetch_max(waiting, Ordering::Relaxed);
+        let mut asked = false;
+        std::future::poll_fn(|context| {
+            context.waker().wake_by_ref();
+            if std::mem::replace(&mut asked, true) { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+#[test]
+fn a_flood_of_poison_is_put_aside_side_by_side_but_not_all_at_once() {
+    let (slow, seen) = (Slow::default(), Seen::default());
+    let flood: Vec<Sent> = (1..=100).map(|number| (number, None)).collect();
+    let handle = async |key: String, records: Vec<ReadingRecord>| {
+        seen.note(key, &records);
+        Ok::<_, Infallible>(())
+    };
+    let mut work = pin!(process(event(&flood), "signal-adjustment", &slow, handle));
+    let mut context = Context::from_waker(Waker::noop());
+    let done = (0..1_000).find_map(|_| match work.as_mut().poll(&mut context) {
+        Poll::Ready(done) => Some(done),
+        Poll::Pending => None,
+    });
+    let done = done.expect("it ends");
+    assert_eq!((done.quarantined, reported(done.response)), (100, vec![]));
+    assert_eq!(slow.most.load(Ordering::Relaxed), CONCURRENT_KEYS);
 }
 
 #[test]
