@@ -1,5 +1,6 @@
 //! A schedule of one storm as a value: what is sent when, and what fails. It can be made smaller part by part.
 
+use greenwave::mapping::Settings;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -49,6 +50,19 @@ pub(crate) struct Mapping {
     pub(crate) age_s: i32,
     /// Whether a failed batch is halved.
     pub(crate) bisect: bool,
+}
+
+impl Mapping {
+    fn of(settings: &Settings) -> Self {
+        Self {
+            batch: settings.batch_size,
+            lanes: settings.parallelization_factor,
+            window_s: settings.maximum_batching_window_in_seconds,
+            retries: settings.maximum_retry_attempts,
+            age_s: settings.maximum_record_age_in_seconds,
+            bisect: settings.bisect_batch_on_function_error,
+        }
+    }
 }
 
 /// What happens next.
@@ -145,8 +159,7 @@ fn mapping(template: Mapping) -> impl Strategy<Value = Mapping> {
 }
 
 fn setting() -> impl Strategy<Value = Setting> {
-    let signals = Mapping { batch: 200, lanes: 2, window_s: 0, retries: 5, age_s: 60, bisect: true };
-    let maintenance = Mapping { batch: 10_000, lanes: 1, window_s: 300, retries: 100, age_s: 86_400, bisect: true };
+    let [signals, maintenance] = greenwave::cost::deployed_settings().map(|settings| Mapping::of(&settings));
     let room = prop_oneof![3 => Just((10_000, 1_000)), 1 => (0..3_u64, 0..3_u64)];
     let ttl = prop_oneof![Just(0_u32), Just(60)];
     let period = prop_oneof![Just(5_u32), Just(60)];
