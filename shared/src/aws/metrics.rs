@@ -1,13 +1,11 @@
 //! Metrics in CloudWatch's embedded metric format: one line of JSON on the standard output for each event of [`METRICS`].
 //!
-//! Every metric has the dimension `FunctionName`; those with a `code` come a second time under `FunctionName` and `code`. The
-//! first line of a process has `cold_starts` besides.
+//! Every metric has the dimension `FunctionName`; those with a `code` come a second time under `FunctionName` and `code`.
 //!
 //! Source: Amazon CloudWatch User Guide, "Specification: Embedded metric format".
 
 use std::fmt::Debug;
 use std::io::Write;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Map, Value, json};
 use tracing::field::{Field, Visit};
@@ -26,13 +24,12 @@ pub(super) struct EmbeddedMetrics<C, W> {
     function: String,
     clock: C,
     writer: W,
-    warm: AtomicBool,
 }
 
 impl<C, W> EmbeddedMetrics<C, W> {
     /// For the function of this name.
     pub(super) const fn new(function: String, clock: C, writer: W) -> Self {
-        Self { function, clock, writer, warm: AtomicBool::new(false) }
+        Self { function, clock, writer }
     }
 }
 
@@ -48,9 +45,6 @@ where
         }
         let mut line = Line::default();
         event.record(&mut line);
-        if !self.warm.swap(true, Ordering::Relaxed) {
-            line.number("cold_starts", json!(1));
-        }
         let dimensions =
             if line.members.contains_key("code") { json!([["FunctionName"], ["FunctionName", "code"]]) } else { json!([["FunctionName"]]) };
         let directive = json!({"Namespace": NAMESPACE, "Dimensions": dimensions, "Metrics": line.metrics});
@@ -128,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_one_line_with_its_numbers_as_metrics_and_the_first_tells_of_the_cold_start() {
+    fn an_event_is_one_line_with_its_numbers_as_metrics() {
         let lines = lines(|| {
             tracing::info!(target: METRICS, decisions_made = 3_u32, iterator_age_ms_max = 250_i64, request_id = Some("r-1"), "done");
             tracing::info!("not a metric");
@@ -137,16 +131,15 @@ mod tests {
         let metrics = json!([
             {"Name": "decisions_made", "Unit": "Count"},
             {"Name": "iterator_age_ms_max", "Unit": "Milliseconds"},
-            {"Name": "cold_starts", "Unit": "Count"},
         ]);
         let directive = json!([{"Namespace": "Greenwave", "Dimensions": [["FunctionName"]], "Metrics": metrics}]);
         let first = json!({
             "_aws": {"Timestamp": 7, "CloudWatchMetrics": directive}, "FunctionName": "city-a", "message": "done", "request_id": "r-1",
-            "decisions_made": 3, "iterator_age_ms_max": 250, "cold_starts": 1,
+            "decisions_made": 3, "iterator_age_ms_max": 250,
         });
         assert_eq!(lines.len(), 2);
         assert_eq!(lines[0], first);
-        assert_eq!((&lines[1]["decisions_made"], lines[1].get("cold_starts")), (&json!(0), None));
+        assert_eq!((&lines[1]["decisions_made"], lines[1].get("request_id")), (&json!(0), None));
     }
 
     #[test]

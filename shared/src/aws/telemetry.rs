@@ -18,7 +18,10 @@ pub fn start<F: Fn(&str) -> Option<String>>(environment: &Environment<F>) {
     let layer = tracing_subscriber::fmt::layer().json().with_current_span(true).with_span_list(false).with_filter(filter(&level));
     let metrics = EmbeddedMetrics::new(environment.text_or("AWS_LAMBDA_FUNCTION_NAME", "greenwave"), SystemClock, std::io::stdout);
     // A second start would be another subscriber for the same lines.
-    let _first = tracing_subscriber::registry().with(layer).with(metrics).try_init();
+    let first = tracing_subscriber::registry().with(layer).with(metrics).try_init();
+    if first.is_ok() {
+        tracing::info!(target: METRICS, cold_starts = 1_u8, "a new process");
+    }
 }
 
 /// Lets through what is at least as important as `level`, metrics apart; the SDK and its HTTP client speak from a warning on alone, because
