@@ -36,13 +36,8 @@ fuzz_target!(|bytes: &[u8]| {
     JUNCTION.with(|junction| at_once(memory.put(None, junction))).unwrap();
     let clock = ManualClock::at(Timestamp::from_millis(1_795_334_400_000));
     let signals = signal_adjustment::workflow::Workflow::new(memory.clone(), clock.clone(), Deciseconds::ZERO);
-    let maintenance = maintenance_prediction::workflow::Workflow::new(
-        memory.clone(),
-        memory.clone(),
-        memory.clone(),
-        clock,
-        Deciseconds::ZERO,
-    );
+    let maintenance =
+        maintenance_prediction::workflow::Workflow::new(memory.clone(), memory.clone(), memory.clone(), clock, Deciseconds::ZERO);
     let event = event(bytes);
     let mut before = None;
     for _ in 0..2 {

@@ -16,28 +16,34 @@ fuzz_target!(|text: &str| {
         let time = Timestamp::from_millis(1_795_334_400_000 + 7_000 * second);
         let _ = intersection.time_of_day_at(time);
         let shown = intersection.stages().first().expect("there is a stage").id.clone();
-        junction.fold(&intersection, &SensorReading::SignalState(SignalStateReading {
-            intersection_id: intersection.id().clone(),
-            time,
-            stage: shown,
-            stage_elapsed: Deciseconds::new(70),
-            clearing: None,
-            mode: SignalMode::Adaptive,
-        }));
-        for detector in intersection.detectors() {
-            junction.fold(&intersection, &SensorReading::Detector(DetectorReading {
+        junction.fold(
+            &intersection,
+            &SensorReading::SignalState(SignalStateReading {
                 intersection_id: intersection.id().clone(),
-                detector_id: detector.clone(),
                 time,
-                period: Deciseconds::new(50),
-                volume: Some(3.0),
-                occupancy: Some(0.5),
-                speed_mean_kmh: None,
-                vehicles: Some(4.0),
-                queue: Some(2.0),
-                profile: None,
-                fault: None,
-            }));
+                stage: shown,
+                stage_elapsed: Deciseconds::new(70),
+                clearing: None,
+                mode: SignalMode::Adaptive,
+            }),
+        );
+        for detector in intersection.detectors() {
+            junction.fold(
+                &intersection,
+                &SensorReading::Detector(DetectorReading {
+                    intersection_id: intersection.id().clone(),
+                    detector_id: detector.clone(),
+                    time,
+                    period: Deciseconds::new(50),
+                    volume: Some(3.0),
+                    occupancy: Some(0.5),
+                    speed_mean_kmh: None,
+                    vehicles: Some(4.0),
+                    queue: Some(2.0),
+                    profile: None,
+                    fault: None,
+                }),
+            );
         }
         let (_, decision, _) = junction.decide(&intersection);
         decision.plan.expect("a plan is found from every state");
