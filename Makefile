@@ -11,7 +11,10 @@ FUZZ_SECONDS ?= 60
 ARCHITECTURE ?= x86_64
 OVERRIDES = --parameter-overrides Architecture=$(ARCHITECTURE) $(PARAMETERS)
 
-.PHONY: run test storm lint schemathesis fuzz invoke adapters e2e bench cost deploy
+# Of samconfig.toml: dev or prod.
+ENV ?= dev
+
+.PHONY: run test storm lint schemathesis fuzz invoke adapters e2e bench cost deploy outputs delete
 
 run: ## Serve the suite on this machine and drive a simulated city with it
 	cargo run --release --package greenwave -- demo
@@ -22,10 +25,12 @@ test: ## Everything that is tested without AWS
 storm: ## Some thousand schedules of faults: STORM_SCHEDULES of them (10000) from the seed STORM_SEED (0) on
 	cargo test --package tests --test faults -- --ignored --nocapture
 
-lint: .venv/lint/done ## Format, lints, pure cores, template
+lint: .venv/lint/done ## Format, lints, pure cores, fuzz targets, template
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --features greenwave/aws,tests/aws -- -D warnings
 	set -e; for function in $(FUNCTIONS); do cargo check --quiet --package $$function --no-default-features --lib; done
+	cargo fmt --manifest-path tests/fuzz/Cargo.toml --check
+	cargo check --quiet --locked --manifest-path tests/fuzz/Cargo.toml
 	.venv/lint/bin/cfn-lint template.yaml
 	.venv/lint/bin/checkov --file template.yaml --framework cloudformation --compact --quiet
 
@@ -61,9 +66,16 @@ bench: ## Throughput and latency of the local host
 cost: ## What a city costs on AWS by list prices; CITY="--junctions 21 --detectors 24" computes another one
 	cargo run --release --package greenwave -- cost $(CITY)
 
-deploy: .venv/deploy/done ## Build with SAM and deploy to AWS; PARAMETERS="AlarmEmail=... StreamMode=..." are those of template.yaml
-	PATH="$(CURDIR)/.venv/deploy/bin:$$PATH" sam build $(OVERRIDES)
-	PATH="$(CURDIR)/.venv/deploy/bin:$$PATH" sam deploy $(OVERRIDES)
+deploy: .venv/deploy/done ## Build with SAM and deploy to AWS; ENV=prod is another stack, PARAMETERS="AlarmEmail=..." are those of template.yaml
+	PATH="$(CURDIR)/.venv/deploy/bin:$$PATH" sam build --config-env $(ENV) $(OVERRIDES)
+	PATH="$(CURDIR)/.venv/deploy/bin:$$PATH" sam deploy --config-env $(ENV) $(OVERRIDES)
+
+outputs: .venv/deploy/done ## What the stack is made of, as variables: eval "$(make --silent outputs)"
+	@PATH="$(CURDIR)/.venv/deploy/bin:$$PATH" sam list stack-outputs --config-env $(ENV) --output json | python3 -c \
+		'import json, shlex, sys; [print(o["OutputKey"] + "=" + shlex.quote(o["OutputValue"])) for o in json.load(sys.stdin)]'
+
+delete: .venv/deploy/done ## Remove the stack; what cannot be made anew stays
+	PATH="$(CURDIR)/.venv/deploy/bin:$$PATH" sam delete --config-env $(ENV)
 
 .venv/lint/done: Makefile
 	python3 -m venv .venv/lint
@@ -77,7 +89,7 @@ deploy: .venv/deploy/done ## Build with SAM and deploy to AWS; PARAMETERS="Alarm
 
 .venv/deploy/done: Makefile
 	python3 -m venv .venv/deploy
-	.venv/deploy/bin/pip install --quiet aws-sam-cli==1.170.0 cargo-lambda==1.9.2 ziglang
+	.venv/deploy/bin/pip install --quiet aws-sam-cli==1.170.0 awscli==1.46.3 cargo-lambda==1.9.2 ziglang
 	touch $@
 
 # The emulator pins other versions of the AWS libraries than the SAM CLI, and checks tokens with cryptography.

@@ -19,6 +19,7 @@ import os
 import pathlib
 import random
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -33,6 +34,7 @@ from processes import ROOT, free_port, offline_credentials, processes
 
 REGION = "us-east-1"
 STACK = "greenwave"
+FUNCTIONS = ["SensorIngestion", "SignalAdjustment", "MaintenancePrediction", "OperationsApi"]
 # What AWS does within five minutes, the emulator does within this time.
 WAIT_MAX_S = 3
 # A slow machine with other things to do: a limit, not a wait.
@@ -112,6 +114,10 @@ def exchange(method, url, body, headers):
         connection.close()
 
 
+def now():
+    return datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
+
+
 def stamp(moment):
     return moment.strftime("%Y-%m-%dT%H:%M:%S.000Z")
 
@@ -155,37 +161,44 @@ def life(asset, end):
 class Stack:
     """What was deployed, by the names of the template."""
 
-    def __init__(self, aws):
+    def __init__(self, aws, name=STACK):
         self.aws = aws
-        described = aws("cloudformation").describe_stacks(StackName=STACK)["Stacks"][0]
+        described = aws("cloudformation").describe_stacks(StackName=name)["Stacks"][0]
         check(described["StackStatus"] in ("CREATE_COMPLETE", "UPDATE_COMPLETE"), f"the stack is {described['StackStatus']}")
         self.outputs = {output["OutputKey"]: output["OutputValue"] for output in described["Outputs"]}
-        resources = aws("cloudformation").describe_stack_resources(StackName=STACK)["StackResources"]
+        resources = aws("cloudformation").describe_stack_resources(StackName=name)["StackResources"]
         self.names = {resource["LogicalResourceId"]: resource["PhysicalResourceId"] for resource in resources}
         self.url = self.outputs["ApiUrl"]
 
-    def sensors(self):
-        """An IAM user that may send readings and do nothing else."""
+    def sensor(self, name, path):
+        """An IAM user that may send readings to this path and do nothing else."""
         iam = self.aws("iam")
-        iam.create_user(UserName="sensors")
+        iam.create_user(UserName=name)
         allowed = {
             "Effect": "Allow", "Action": "execute-api:Invoke",
-            "Resource": f"arn:aws:execute-api:*:*:{self.names['Api']}/$default/POST/v1/readings",
+            "Resource": f"arn:aws:execute-api:*:*:{self.names['Api']}/$default/POST{path}",
         }
-        iam.put_user_policy(UserName="sensors", PolicyName="readings", PolicyDocument=policy(allowed))
-        key = iam.create_access_key(UserName="sensors")["AccessKey"]
+        iam.put_user_policy(UserName=name, PolicyName="readings", PolicyDocument=policy(allowed))
+        key = iam.create_access_key(UserName=name)["AccessKey"]
         return Caller(self.url, Credentials(key["AccessKeyId"], key["SecretAccessKey"]))
 
-    def operator(self, *scopes):
-        """Somebody with a token of the pool for these scopes, and the secret of the pool's client."""
-        pool, client = self.outputs["OperatorsPoolId"], self.outputs["OperatorsClientId"]
-        secret = self.aws("cognito-idp").describe_user_pool_client(UserPoolId=pool, ClientId=client)["UserPoolClient"]["ClientSecret"]
-        body = urllib.parse.urlencode({"grant_type": "client_credentials", "scope": " ".join(scopes)})
-        basic = base64.b64encode(f"{client}:{secret}".encode()).decode()
+    def secret(self, client):
+        """Of a client of the pool, by the name of its output."""
+        where = {"UserPoolId": self.outputs["OperatorsPoolId"], "ClientId": self.outputs[client]}
+        return self.aws("cognito-idp").describe_user_pool_client(**where)["UserPoolClient"]["ClientSecret"]
+
+    def token(self, client, *scopes):
+        """What the pool answers to a client that asks for these scopes, or for all it may have."""
+        body = urllib.parse.urlencode({"grant_type": "client_credentials"} | ({"scope": " ".join(scopes)} if scopes else {}))
+        basic = base64.b64encode(f"{self.outputs[client]}:{self.secret(client)}".encode()).decode()
         headers = {"content-type": "application/x-www-form-urlencoded", "authorization": f"Basic {basic}"}
-        status, answer, _ = exchange("POST", self.outputs["TokenUrl"], body, headers)
+        return exchange("POST", self.outputs["TokenUrl"], body, headers)[:2]
+
+    def holder(self, client, *scopes):
+        """Somebody with a token of the pool."""
+        status, answer = self.token(client, *scopes)
         check(status == 200, f"no token: {status} {answer}")
-        return Caller(self.url, token=answer["access_token"]), secret
+        return Caller(self.url, token=answer["access_token"])
 
     def objects(self, prefix=""):
         """Keys and bodies in the quarantine."""
@@ -202,11 +215,11 @@ def policy(statement):
     return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
 
 
-def run(command, log):
-    """A command of the person who deploys; its output goes to a log."""
+def run(command, log, answers=""):
+    """A command of the person who deploys, with the answers to what it asks; its output goes to a log."""
     with open(log, "a") as out:
         print(f"$ {' '.join(command)}", file=out, flush=True)
-        result = subprocess.run(command, cwd=ROOT, stdout=out, stderr=out)
+        result = subprocess.run(command, cwd=ROOT, stdout=out, stderr=out, input=answers, text=True)
     if result.returncode:
         tail = pathlib.Path(log).read_text().splitlines()[-30:]
         raise Failed("\n".join([f"{' '.join(command)} failed ({result.returncode}); see {log}", *tail]))
@@ -216,9 +229,9 @@ def journey(stack, aws, logs, timings):
     """From the first configuration to the accidents; returns what later phases go on with."""
     anybody = Caller(stack.url)
     with phase("who may call what", timings):
-        sensors = stack.sensors()
-        operators, secret = stack.operator("operations/read", "operations/write")
-        readers, _ = stack.operator("operations/read")
+        sensors, device = stack.sensor("sensors", "/v1/readings"), stack.sensor("device-J1", "/v1/readings/J1")
+        operators = stack.holder("OperatorsClientId")
+        controllers = stack.holder("ControllersClientId")
         check(anybody("GET", "/v1/health")["status"] == "ok", "the API is not well")
         anybody("GET", "/openapi.json")
         anybody("GET", "/v1/nothing", expect=404)
@@ -231,14 +244,31 @@ def journey(stack, aws, logs, timings):
             sensors(method, path, expect=401)
         head, claims, _ = operators.token.split(".")
         Caller(stack.url, token=f"{head}.{claims}.{'A' * 342}")("GET", "/v1/plans", expect=401)
-        readers("GET", "/v1/plans")
-        readers("PUT", "/v1/intersections/J1", {}, expect=403)
+        for readers in [controllers, stack.holder("OperatorsClientId", "operations/read")]:
+            readers("GET", "/v1/plans")
+            readers("PUT", "/v1/intersections/J1", {}, expect=403)
+        status, answer = stack.token("ControllersClientId", "operations/read", "operations/write")
+        check(status == 400, f"controllers may write: {status} {answer}")
+
+    with phase("a device speaks for its junction alone", timings):
+        def seen(key):
+            return {"readings": [{"type": "controller_event", "intersection_id": key, "time": stamp(now()), "code": 82, "parameter": 5}]}
+
+        check(device("POST", "/v1/readings/J1", seen("J1"), expect=202)["accepted"] == 1, "it cannot speak for itself")
+        device("POST", "/v1/readings/J2", seen("J2"), expect=403)
+        device("POST", "/v1/readings", seen("J1"), expect=403)
+        codes = [error["code"] for error in device("POST", "/v1/readings/J1", seen("J2"), expect=422)["errors"]]
+        check(codes == ["foreign_key"], f"refused with {codes}")
+
+    with phase("the commands of the README", timings):
+        plans = follow_readme(logs)
+        check(plans == {"items": [], "next_cursor": None}, f"the last one printed {plans}")
 
     with phase("readings to plan", timings):
         junction = json.loads((ROOT / "events/intersection.json").read_text())
         operators("PUT", "/v1/intersections/J1", junction, expect=201, headers={"if-none-match": "*"})
         operators("PUT", "/v1/intersections/J1", junction, expect=412, headers={"if-none-match": "*"})
-        begin = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
+        begin = now()
         for n in range(3):
             at = begin + datetime.timedelta(seconds=5 * (n - 2))
             readings = {"readings": step(junction, at, vehicles=4.0 + n)}
@@ -285,7 +315,7 @@ def journey(stack, aws, logs, timings):
         iam, role = aws("iam"), stack.names["SignalAdjustmentRole"]
         denied = {"Effect": "Deny", "Action": "dynamodb:PutItem", "Resource": "*"}
         iam.put_role_policy(RoleName=role, PolicyName="accident", PolicyDocument=policy(denied))
-        lost = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
+        lost = now()
         sensors("POST", "/v1/readings", {"readings": step(junction, lost, vehicles=9.0)}, expect=202)
         batch = until("the batch at the on-failure destination", lambda: given_up(stack))
         # A minute is over before five retries are where the machine is slow.
@@ -296,7 +326,7 @@ def journey(stack, aws, logs, timings):
         check(record["key"] == "J1" and len(record["readings"]) == 12, f"the record is {record}")
         say(f"given up after {batch['requestContext']['approximateInvokeCount']} calls")
         iam.delete_role_policy(RoleName=role, PolicyName="accident")
-        at = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
+        at = now()
         sensors("POST", "/v1/readings", {"readings": step(junction, at, vehicles=3.0)}, expect=202)
         until("a plan after the accident", lambda: plan_as_of(operators, stamp(at)))
 
@@ -306,8 +336,30 @@ def journey(stack, aws, logs, timings):
         until("the sweep that finds J2", lambda: any(row["id"]["S"] == "J2" for row in stack.rows("Conditions")))
 
     with phase("logs", timings):
-        read_logs(stack, aws, [secret, operators.token, sensors.credentials.secret_key])
+        secrets = [stack.secret("OperatorsClientId"), operators.token, sensors.credentials.secret_key, device.credentials.secret_key]
+        read_logs(stack, aws, secrets)
     return junction, sensors, operators
+
+
+def follow_readme(logs):
+    """Runs the block of README.md that gets a token and uses it, as it stands there; returns what its last command printed.
+
+    But for the addresses: here they lead to the emulator, without TLS.
+    """
+    blocks = re.findall(r"```\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    block, = [block for block in blocks if "$TokenUrl" in block]
+    programs = logs / "bin"
+    programs.mkdir()
+    curl = programs / "curl"
+    address = os.environ["AWS_ENDPOINT_URL"].removeprefix("http://")
+    curl.write_text(f'#!/bin/bash\nexec {shutil.which("curl")} --connect-to ::{address} "${{@/#https:/http:}}"\n')
+    curl.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
+    result = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", block], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE_S
+    )
+    check(result.returncode == 0, f"the commands of the README: {result.stderr}")
+    return json.loads(result.stdout)
 
 
 def plan_as_of(caller, newest):
@@ -373,10 +425,7 @@ def given_up(stack):
 
 
 def update(stack, aws, log, junction, sensors, operators):
-    """Another retention, and a web page that may call: data stays, and the API answers all the time.
-
-    Before it somebody deployed for the other architecture: the update has to fit what it builds.
-    """
+    """Another retention, and a web page that may call: data stays, and the API answers all the time."""
     page = {"origin": "https://city.example", "access-control-request-method": "GET"}
     anybody, over, answers = Caller(stack.url), threading.Event(), []
 
@@ -393,29 +442,35 @@ def update(stack, aws, log, junction, sensors, operators):
     asking = threading.Thread(target=ask)
     asking.start()
     try:
-        run(["sam", "deploy", "--parameter-overrides", "Architecture=arm64", "DecisionsRetentionDays=31"], log)
-        check(architectures(stack, aws) == {"arm64"}, "the architecture cannot be chosen")
-        run(["make", "deploy", f"PARAMETERS=CorsOrigin={page['origin']}"], log)
+        run(["make", "deploy", f"PARAMETERS=DecisionsRetentionDays=31 CorsOrigin={page['origin']}"], log)
     finally:
         over.set()
         asking.join()
     check(set(answers) == {200}, f"answers during the update: {set(answers)}")
     updated = Stack(aws)
     check(updated.names == stack.names, "the update replaced a resource")
-    check(architectures(stack, aws) == {"x86_64"}, "x86_64 was built, and something else deployed")
     variables = aws("lambda").get_function_configuration(FunctionName=stack.names["SignalAdjustment"])["Environment"]["Variables"]
     check(variables["DECISIONS_RETENTION_DAYS"] == "31", f"the function has {variables}")
     status, _, headers = anybody.ask("OPTIONS", "/v1/plans", headers=page)
     check((status, headers["access-control-allow-origin"]) == (204, page["origin"]), f"preflight: {status} {headers}")
-    at = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
+    at = now()
     sensors("POST", "/v1/readings", {"readings": step(junction, at, vehicles=6.0)}, expect=202)
     until("a plan after the update", lambda: plan_as_of(operators, stamp(at)))
     say(f"{len(answers)} requests during the update, all answered 200")
 
 
+def other_architecture(stack, aws, log):
+    """Somebody chose arm64 the last time: who deploys without a word about it deploys what is built."""
+    run(["sam", "deploy", "--config-env", "dev", "--parameter-overrides", "Architecture=arm64", "LogRetentionDays=14"], log)
+    check(architectures(stack, aws) == {"arm64"}, "the architecture cannot be chosen")
+    run(["make", "deploy"], log)
+    check(architectures(stack, aws) == {"x86_64"}, "x86_64 was built, and something else deployed")
+    group, = aws("logs").describe_log_groups(logGroupNamePrefix=stack.names["ApiLog"])["logGroups"]
+    check(group["retentionInDays"] == 14, f"another parameter did not keep its value: {group}")
+
+
 def architectures(stack, aws):
-    functions = ["SensorIngestion", "SignalAdjustment", "MaintenancePrediction", "OperationsApi"]
-    configurations = [aws("lambda").get_function_configuration(FunctionName=stack.names[function]) for function in functions]
+    configurations = [aws("lambda").get_function_configuration(FunctionName=stack.names[function]) for function in FUNCTIONS]
     return {architecture for configuration in configurations for architecture in configuration["Architectures"]}
 
 
@@ -424,7 +479,7 @@ def delete(stack, aws, log):
     # AWS keeps a bus that has rules.
     aws("events").remove_targets(Rule="inbox", EventBusName=stack.outputs["AlertBusName"], Ids=["inbox"])
     aws("events").delete_rule(Name="inbox", EventBusName=stack.outputs["AlertBusName"])
-    run(["sam", "delete", "--no-prompts"], log)
+    run(["make", "delete"], log, answers="y\n" * 3)
     tables = aws("dynamodb").list_tables()["TableNames"]
     kept = ["Intersections", "Decisions", "Assets", "Conditions", "Alerts", "Acknowledgements"]
     check([table for table in kept if stack.names[table] not in tables] == [], f"left are {tables}")
@@ -440,11 +495,27 @@ def delete(stack, aws, log):
 
 def again(before, aws, log):
     """The same name may be deployed again beside what the first one left."""
-    run(["sam", "deploy"], log)
+    run(["make", "deploy"], log)
     stack = Stack(aws)
     check(Caller(stack.url)("GET", "/v1/health")["status"] == "ok", "the API is not well")
     check(stack.names["Intersections"] != before.names["Intersections"], "a table was taken over")
-    run(["sam", "delete", "--no-prompts"], log)
+    run(["make", "delete"], log, answers="y\n" * 3)
+
+
+def beside(first, aws, log):
+    """The other environment is a stack of its own, and asks before it changes something."""
+    run(["sam", "deploy", "--config-env", "prod", "--parameter-overrides", "Architecture=x86_64"], log, answers="n\n")
+    prod = "greenwave-prod"
+    status = {entry["StackName"]: entry["StackStatus"] for entry in aws("cloudformation").list_stacks()["StackSummaries"]}
+    check(status.get(prod) in (None, "REVIEW_IN_PROGRESS"), f"deployed without a yes: {status}")
+    run(["make", "deploy", "ENV=prod"], log, answers="y\n")
+    second = Stack(aws, prod)
+    shared = {name: second.names[name] for name in first.names if second.names.get(name) == first.names[name]}
+    # Names within the API and the pool of each.
+    check(set(shared.values()) <= {"$default", "operations"}, f"they share {shared}")
+    check(Caller(second.url)("GET", "/v1/health")["status"] == "ok", "the API of prod is not well")
+    run(["make", "delete", "ENV=prod"], log, answers="y\n" * 3)
+    check(Caller(first.url)("GET", "/v1/health")["status"] == "ok", "the API of dev is gone as well")
 
 
 def logs_of(aws):
@@ -462,9 +533,13 @@ def read_logs(stack, aws, secrets):
     entries = [json.loads(line) for line in lines if line.startswith("{")]
     plans = [entry["fields"].get("request_id") for entry in entries if entry.get("fields", {}).get("message") == "the plan changed"]
     check(any((request or "").startswith("e2e-step-") for request in plans), f"plans of the requests {plans}")
-    metrics = {metric["Name"] for entry in entries if "_aws" in entry for metric in entry["_aws"]["CloudWatchMetrics"][0]["Metrics"]}
-    wanted = {"readings_accepted", "decisions_made", "alerts_raised", "records_quarantined", "cold_starts"}
+    emitted = [entry for entry in entries if "_aws" in entry]
+    metrics = {metric["Name"] for entry in emitted for metric in entry["_aws"]["CloudWatchMetrics"][0]["Metrics"]}
+    wanted = {"readings_accepted", "decisions_made", "alerts_raised", "records_quarantined"}
     check(wanted <= metrics, f"no metric {wanted - metrics} among {metrics}")
+    started = {entry["FunctionName"] for entry in emitted if "cold_starts" in entry}
+    missing = [function for function in FUNCTIONS if stack.names[function] not in started]
+    check(not missing, f"no cold start of {missing}")
     for secret in secrets:
         check(not any(secret in line for line in lines), "a secret is in the logs")
     say(f"{len(lines)} lines; metrics: {', '.join(sorted(metrics))}")
@@ -500,8 +575,12 @@ def main():
                 run(["make", "deploy"], log)
             stack = Stack(aws)
             going_on = journey(stack, aws, started.logs, timings)
+            with phase("another architecture and back", timings):
+                other_architecture(stack, aws, log)
             with phase("stack update", timings):
                 update(stack, aws, log, *going_on)
+            with phase("prod beside it", timings):
+                beside(stack, aws, log)
             with phase("stack deletion", timings):
                 delete(stack, aws, log)
             with phase("deployment after deletion", timings):

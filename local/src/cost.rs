@@ -53,7 +53,11 @@ const SIGNALS_MIB: u32 = 1024;
 const MAINTENANCE_MIB: u32 = 1024;
 const OPERATIONS_MIB: u32 = 512;
 /// A line of the access log as template.yaml formats it, and what CloudWatch adds to each.
-const ACCESS_LOG_BYTES: f64 = 400.0;
+const ACCESS_LOG_BYTES: f64 = 480.0;
+/// `StreamRetentionHours` of template.yaml, by default.
+pub const RETENTION_H: u32 = 72;
+/// Metrics that the alarms of template.yaml look at.
+pub const ALARM_METRICS: usize = 30;
 
 /// The city to compute.
 #[derive(Clone, Debug, clap::Args)]
@@ -123,7 +127,7 @@ pub fn run(args: &Args) -> Result<Bill, CostError> {
 pub fn deployed_settings() -> [Settings; 2] {
     [
         Settings { maximum_record_age_in_seconds: 60, maximum_batching_window_in_seconds: 1, ..signal_adjustment_settings() },
-        Settings { maximum_record_age_in_seconds: 82_800, maximum_batching_window_in_seconds: 300, ..maintenance_prediction_settings() },
+        Settings { maximum_record_age_in_seconds: 255_600, maximum_batching_window_in_seconds: 300, ..maintenance_prediction_settings() },
     ]
 }
 

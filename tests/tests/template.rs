@@ -13,14 +13,28 @@ const OPENAPI: &str = include_str!("../../openapi.yaml");
 const METHODS: [&str; 8] = ["get", "put", "post", "delete", "patch", "head", "options", "trace"];
 const SWEEP: &str = include_str!("../../events/maintenance-prediction/sweep.json");
 const RUNBOOK: &str = include_str!("../../docs/RUNBOOK.md");
-/// Where metrics are emitted.
-const EMITTED: [&str; 5] = [
-    include_str!("../../functions/sensor-ingestion/src/workflow.rs"),
-    include_str!("../../functions/signal-adjustment/src/lib.rs"),
-    include_str!("../../functions/maintenance-prediction/src/lib.rs"),
-    include_str!("../../functions/maintenance-prediction/src/workflow.rs"),
-    include_str!("../../shared/src/aws/metrics.rs"),
+/// Where metrics of a function are emitted, its `main.rs` first.
+const EMITTED: [(&str, &[&str]); 4] = [
+    (
+        "SensorIngestion",
+        &[include_str!("../../functions/sensor-ingestion/src/main.rs"), include_str!("../../functions/sensor-ingestion/src/workflow.rs")],
+    ),
+    (
+        "SignalAdjustment",
+        &[include_str!("../../functions/signal-adjustment/src/main.rs"), include_str!("../../functions/signal-adjustment/src/lib.rs")],
+    ),
+    (
+        "MaintenancePrediction",
+        &[
+            include_str!("../../functions/maintenance-prediction/src/main.rs"),
+            include_str!("../../functions/maintenance-prediction/src/lib.rs"),
+            include_str!("../../functions/maintenance-prediction/src/workflow.rs"),
+        ],
+    ),
+    ("OperationsApi", &[include_str!("../../functions/operations-api/src/main.rs")]),
 ];
+/// What every process emits that calls its `start`.
+const TELEMETRY: &str = include_str!("../../shared/src/aws/telemetry.rs");
 const MAKEFILE: &str = include_str!("../../Makefile");
 const FUNCTION: &str = "AWS::Serverless::Function";
 const TABLE: &str = "AWS::DynamoDB::Table";
@@ -64,6 +78,28 @@ fn event<'t>(template: &'t Value, function: &str, kind: &str) -> &'t Value {
     &found[0].1["Properties"]
 }
 
+/// How the stream is handed to a function of a stack whose parameters have their defaults.
+fn settings(template: &Value, function: &str) -> Settings {
+    let mut mapping = event(template, function, "Kinesis").clone();
+    // !FindInMap [table, parameter, name]
+    if let Some([table, parameter, name]) = mapping["MaximumRecordAgeInSeconds"].as_sequence().map(Vec::as_slice) {
+        let row = template["Parameters"][parameter]["Default"].as_i64().unwrap().to_string();
+        mapping["MaximumRecordAgeInSeconds"] = template["Mappings"][table][row][name].clone();
+    }
+    serde_yaml_ng::from_value(mapping).unwrap()
+}
+
+#[test]
+fn a_record_is_put_aside_an_hour_before_the_stream_forgets_it_whatever_its_retention() {
+    let template = load(TEMPLATE);
+    let retention = &template["Parameters"]["StreamRetentionHours"];
+    assert_eq!(template["Resources"]["ReadingStream"]["Properties"]["RetentionPeriodHours"], *"StreamRetentionHours");
+    let ages: Vec<_> = fields(&template["Mappings"]["StreamRetention"]).collect();
+    let allowed: Vec<_> = retention["AllowedValues"].as_sequence().unwrap().iter().map(|hours| hours.as_i64().unwrap()).collect();
+    assert_eq!(ages.iter().map(|(hours, _)| hours.parse::<i64>().unwrap()).collect::<Vec<_>>(), allowed);
+    assert!(ages.iter().all(|(hours, age)| age["RecordAgeMaxS"] == (hours.parse::<i64>().unwrap() - 1) * 3_600), "{ages:?}");
+}
+
 #[test]
 fn every_described_operation_leads_to_exactly_one_function_and_nothing_else_is_open() {
     let template = load(TEMPLATE);
@@ -105,14 +141,32 @@ fn every_route_says_who_may_call_it_and_only_health_and_the_description_are_open
 }
 
 #[test]
+fn of_the_pools_clients_one_may_write_and_the_api_takes_tokens_of_all() {
+    let template = load(TEMPLATE);
+    let clients = resources_of(&template, "AWS::Cognito::UserPoolClient");
+    let may_write = |client: &Value| client["Properties"]["AllowedOAuthScopes"].as_sequence().unwrap().contains(&"operations/write".into());
+    let writers: Vec<_> = clients.iter().filter(|(_, client)| may_write(client)).map(|(name, _)| *name).collect();
+    assert_eq!(writers, ["OperatorsClient"]);
+    let schemes = &template["Resources"]["Api"]["Properties"]["DefinitionBody"]["components"]["securitySchemes"];
+    // !If [HasJwt, the audience of a foreign issuer, those of the pool]
+    let audience = &schemes["operators"]["x-amazon-apigateway-authorizer"]["jwtConfiguration"]["audience"];
+    assert_eq!(audience[1].as_sequence().unwrap(), &["JwtAudience"]);
+    let of_pool: BTreeSet<_> = audience[2].as_sequence().unwrap().iter().map(|client| client.as_str().unwrap()).collect();
+    assert_eq!(of_pool, clients.keys().copied().collect());
+    let outputs: BTreeSet<_> = fields(&template["Outputs"]).filter_map(|(_, output)| output["Value"].as_str()).collect();
+    assert!(clients.keys().all(|client| outputs.contains(client)), "whoever deploys cannot find a client");
+}
+
+#[test]
 fn each_mapping_isolates_what_fails_gives_up_at_last_and_keeps_what_it_gave_up() {
     let template = load(TEMPLATE);
     for function in PROCESSORS {
         let mapping = event(&template, function, "Kinesis");
-        let settings: Settings = serde_yaml_ng::from_value(mapping.clone()).unwrap();
+        let settings = settings(&template, function);
         assert!(settings.report_batch_item_failures && settings.bisect_batch_on_function_error, "{settings:?}");
         assert!((0..=100).contains(&settings.maximum_retry_attempts), "{settings:?}");
-        assert!((60..=86_400).contains(&settings.maximum_record_age_in_seconds), "{settings:?}");
+        let retention = 3_600 * i32::try_from(template["Parameters"]["StreamRetentionHours"]["Default"].as_i64().unwrap()).unwrap();
+        assert!((60..retention).contains(&settings.maximum_record_age_in_seconds), "the stream may forget it before: {settings:?}");
         assert_eq!(mapping["StartingPosition"], *"TRIM_HORIZON");
 
         // A bucket gets the records themselves, a queue or a topic only their place on the stream.
@@ -137,19 +191,22 @@ fn every_function_behind_the_stream_is_a_processor_of_these_tests() {
 #[test]
 fn the_local_host_delivers_as_the_deployed_mappings_do() {
     let template = load(TEMPLATE);
-    let deployed = |function| serde_yaml_ng::from_value::<Settings>(event(&template, function, "Kinesis").clone()).unwrap();
     // A laptop may have been closed over the weekend: there no record gets too old. Nor is a call so dear that it waits for a
     // fuller batch.
     let local = |settings| Settings { maximum_record_age_in_seconds: -1, maximum_batching_window_in_seconds: 0, ..settings };
-    assert_eq!(signal_adjustment_settings(), local(deployed("SignalAdjustment")));
-    assert_eq!(maintenance_prediction_settings(), local(deployed("MaintenancePrediction")));
+    assert_eq!(signal_adjustment_settings(), local(settings(&template, "SignalAdjustment")));
+    assert_eq!(maintenance_prediction_settings(), local(settings(&template, "MaintenancePrediction")));
 }
 
 #[test]
 fn costs_are_computed_for_what_is_deployed() {
     let template = load(TEMPLATE);
-    let deployed = PROCESSORS.map(|function| serde_yaml_ng::from_value(event(&template, function, "Kinesis").clone()).unwrap());
-    assert_eq!(greenwave::cost::deployed_settings(), deployed);
+    assert_eq!(greenwave::cost::deployed_settings(), PROCESSORS.map(|function| settings(&template, function)));
+    assert_eq!(template["Parameters"]["StreamRetentionHours"]["Default"], greenwave::cost::RETENTION_H);
+    let metrics = |alarm: &Value| {
+        alarm["Properties"]["Metrics"].as_sequence().map_or(1, |all| all.iter().filter(|of| of.get("MetricStat").is_some()).count())
+    };
+    assert_eq!(resources_of(&template, ALARM).values().map(|alarm| metrics(alarm)).sum::<usize>(), greenwave::cost::ALARM_METRICS);
     for (function, memory_mib) in greenwave::cost::MEMORY_MIB {
         assert_eq!(template["Resources"][function]["Properties"]["MemorySize"], memory_mib, "{function}");
     }
@@ -168,18 +225,18 @@ fn grants(template: &Value, function: &Value) -> Vec<(String, String)> {
     let (role, _) = function["Properties"]["Role"].as_str().unwrap().split_once('.').unwrap();
     let policies = template["Resources"][role]["Properties"]["Policies"].as_sequence().unwrap();
     let statements = policies.iter().flat_map(|policy| policy["PolicyDocument"]["Statement"].as_sequence().unwrap());
+    statements.map(|statement| statement.get(1).unwrap_or(statement)).flat_map(granted_by).collect()
+}
+
+/// Actions of a statement, each with the resource it is for.
+fn granted_by(statement: &Value) -> Vec<(String, String)> {
     let texts = |value: &Value| -> Vec<String> {
         let all = value.as_sequence().cloned().unwrap_or_else(|| vec![value.clone()]);
-        all.iter().map(|text| text.as_str().unwrap_or_else(|| panic!("{role}: {text:?}")).to_owned()).collect()
+        all.iter().map(|text| text.as_str().unwrap_or_else(|| panic!("{statement:?}")).to_owned()).collect()
     };
-    let mut grants = Vec::new();
-    for statement in statements.map(|statement| statement.get(1).unwrap_or(statement)) {
-        assert_eq!(statement["Effect"], *"Allow", "{role}");
-        for resource in texts(&statement["Resource"]) {
-            grants.extend(texts(&statement["Action"]).into_iter().map(|action| (action, resource.clone())));
-        }
-    }
-    grants
+    assert_eq!(statement["Effect"], *"Allow", "{statement:?}");
+    let each = |resource: String| texts(&statement["Action"]).into_iter().map(move |action| (action, resource.clone()));
+    texts(&statement["Resource"]).into_iter().flat_map(each).collect()
 }
 
 /// The resource of this template that a text such as `Junctions.Arn` or `${Junctions.Arn}/index/ids` is about.
@@ -227,11 +284,46 @@ fn a_function_may_touch_what_its_environment_names_and_nothing_else() {
 fn what_cannot_be_made_anew_outlives_the_stack() {
     let template = load(TEMPLATE);
     for (name, table) in resources_of(&template, TABLE) {
-        let expected = if name == "Junctions" { "Delete" } else { "Retain" };
-        assert_eq!((&table["DeletionPolicy"], &table["UpdateReplacePolicy"]), (&expected.into(), &expected.into()), "{name}");
+        // A stack that never came to be leaves nothing behind.
+        let (deleted, replaced) = if name == "Junctions" { ("Delete", "Delete") } else { ("RetainExceptOnCreate", "Retain") };
+        assert_eq!((&table["DeletionPolicy"], &table["UpdateReplacePolicy"]), (&deleted.into(), &replaced.into()), "{name}");
         assert_eq!(table["Properties"]["PointInTimeRecoverySpecification"]["PointInTimeRecoveryEnabled"], true, "{name}");
         assert_eq!(table["Properties"]["SSESpecification"]["SSEEnabled"], true, "{name}");
     }
+    let quarantine = &template["Resources"]["Quarantine"];
+    assert_eq!((&quarantine["DeletionPolicy"], &quarantine["UpdateReplacePolicy"]), (&"RetainExceptOnCreate".into(), &"Retain".into()));
+}
+
+#[test]
+fn whoever_keeps_the_quarantine_may_do_what_the_runbook_names_and_nothing_else() {
+    let template = load(TEMPLATE);
+    let policies = resources_of(&template, "AWS::IAM::ManagedPolicy");
+    assert_eq!(policies.keys().collect::<Vec<_>>(), [&"QuarantineKeeper"]);
+    let statements = policies["QuarantineKeeper"]["Properties"]["PolicyDocument"]["Statement"].as_sequence().unwrap();
+    let granted: BTreeSet<_> = statements.iter().flat_map(granted_by).collect();
+    let expected = [
+        ("kinesis:PutRecords", "ReadingStream.Arn"),
+        ("s3:DeleteObject", "${Quarantine.Arn}/*"),
+        ("s3:GetObject", "${Quarantine.Arn}/*"),
+        ("s3:ListBucket", "Quarantine.Arn"),
+        ("s3:PutObject", "${Quarantine.Arn}/replayed/*"),
+    ];
+    assert_eq!(granted, expected.map(|(action, resource)| (action.to_owned(), resource.to_owned())).into());
+    let (_, needed) = RUNBOOK.split_once("\nIt takes ").unwrap();
+    let (needed, _) = needed.split_once("`QuarantineKeeperArn`").unwrap();
+    let named: BTreeSet<_> = needed.split('`').filter(|word| word.contains(':') && !word.contains(' ')).collect();
+    assert_eq!(named, expected.map(|(action, _)| action).into());
+}
+
+#[test]
+fn the_access_log_tells_who_called_and_is_json() {
+    let template = load(TEMPLATE);
+    let format = template["Resources"]["Api"]["Properties"]["AccessLogSettings"]["Format"].as_str().unwrap();
+    let line: BTreeMap<String, String> = serde_json::from_str(format).unwrap();
+    // A signature, a token of the pool, a token of another issuer.
+    assert_eq!(line["caller"], "$context.identity.userArn");
+    assert_eq!(line["client"], "$context.authorizer.claims.client_id");
+    assert_eq!(line["subject"], "$context.authorizer.claims.sub");
 }
 
 #[test]
@@ -292,36 +384,50 @@ fn somebody_is_told_when_readings_stop_are_refused_or_miss_junctions() {
     assert!(refused.contains(&&"4xx".into()), "{refused:?}");
 }
 
+/// Whether this function emits a metric of this name.
+fn emits(function: &str, metric: &str) -> bool {
+    let (_, sources) = EMITTED.iter().find(|(name, _)| *name == function).unwrap_or_else(|| panic!("{function} is not known here"));
+    let with_telemetry = sources[0].contains("telemetry::start(").then_some(TELEMETRY);
+    let name = format!("{metric} =");
+    let short = format!(" {metric},");
+    sources.iter().copied().chain(with_telemetry).any(|source| source.contains(&name) || source.contains(&short))
+}
+
 #[test]
-fn alarms_and_dashboard_show_metrics_that_are_emitted() {
+fn alarms_and_dashboard_show_metrics_that_their_function_emits() {
     let template = load(TEMPLATE);
+    // Metric and function.
     let mut shown = BTreeSet::new();
     for (_, alarm) in resources_of(&template, ALARM) {
         let single = std::iter::once(&alarm["Properties"]);
         let several = alarm["Properties"]["Metrics"].as_sequence().into_iter().flatten().map(|metric| &metric["MetricStat"]["Metric"]);
-        let own = single.chain(several).filter(|metric| metric["Namespace"] == *"Greenwave");
-        shown.extend(own.map(|metric| metric["MetricName"].as_str().unwrap().to_owned()));
+        for metric in single.chain(several).filter(|metric| metric["Namespace"] == *"Greenwave") {
+            let text = |value: &Value| value.as_str().unwrap().to_owned();
+            shown.insert((text(&metric["MetricName"]), text(&metric["Dimensions"][0]["Value"])));
+        }
     }
     let dashboard = template["Resources"]["Dashboard"]["Properties"]["DashboardBody"].as_str().unwrap();
     let dashboard: serde_json::Value = serde_json::from_str(dashboard).unwrap();
     for widget in dashboard["widgets"].as_array().unwrap() {
-        let mut above = vec![];
+        let mut above: Vec<&str> = vec![];
         for metric in widget["properties"]["metrics"].as_array().unwrap() {
             // "." stands for the field above, "..." for all of them up to the last.
             let fields: Vec<_> = metric.as_array().unwrap().iter().filter_map(serde_json::Value::as_str).collect();
-            if fields[0] == "..." {
-                continue;
-            }
-            let fields: Vec<_> = fields.iter().enumerate().map(|(i, field)| if *field == "." { above[i] } else { *field }).collect();
+            let fields: Vec<_> = match fields.split_first() {
+                Some((&"...", last)) => above[..above.len() - last.len()].iter().chain(last).copied().collect(),
+                _ => fields.iter().enumerate().map(|(i, field)| if *field == "." { above[i] } else { *field }).collect(),
+            };
             if fields[0] == "Greenwave" {
-                shown.insert(fields[1].to_owned());
+                shown.insert((fields[1].to_owned(), fields[3].trim_matches(['$', '{', '}']).to_owned()));
             }
             above = fields;
         }
     }
-    assert!(shown.len() > 10, "{shown:?}");
-    for metric in shown {
-        assert!(EMITTED.iter().any(|source| source.contains(&metric)), "nothing emits {metric}");
+    let functions: Vec<_> = resources_of(&template, FUNCTION).into_keys().collect();
+    assert!(functions.iter().all(|function| shown.contains(&("cold_starts".to_owned(), (*function).to_owned()))), "{shown:?}");
+    assert!(shown.len() > 15, "{shown:?}");
+    for (metric, function) in shown {
+        assert!(emits(&function, &metric), "{function} does not emit {metric}");
         assert!(RUNBOOK.contains(&format!("`{metric}`")), "the runbook does not explain {metric}");
     }
 }
@@ -342,7 +448,7 @@ fn what_is_built_and_what_is_deployed_are_told_the_same_architecture() {
     let recipes = MAKEFILE.lines().filter(|line| line.starts_with('\t'));
     let commands: Vec<_> = recipes.filter(|line| line.contains("sam build") || line.contains("sam deploy")).collect();
     assert_eq!(commands.len(), 2, "{commands:#?}");
-    assert!(commands.iter().all(|line| line.ends_with(" $(OVERRIDES)")), "{commands:#?}");
+    assert!(commands.iter().all(|line| line.ends_with(" --config-env $(ENV) $(OVERRIDES)")), "{commands:#?}");
     assert!(MAKEFILE.contains("\nOVERRIDES = --parameter-overrides Architecture=$(ARCHITECTURE) $(PARAMETERS)\n"));
 }
 

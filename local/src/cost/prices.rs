@@ -1,4 +1,6 @@
-//! List prices of AWS in us-east-1, each with its unit and where and when it was read. A change of price is a change here.
+//! List prices of AWS in us-east-1, each with its unit and its source. Most were read on pages of others that quote AWS's lists, on
+//! the day of [`READ_ON`]; how units are rounded is AWS's own word, and two were known before and not read again, as they say. A
+//! change of price is a change here.
 
 /// What a unit of something costs.
 #[derive(Debug, PartialEq)]
@@ -9,7 +11,7 @@ pub(super) struct Price {
     pub(super) dollars: f64,
     /// Units that the price is quoted for.
     pub(super) per: f64,
-    /// Where it was read, with the date of that page.
+    /// Where it was read, with the date of that page where it has one.
     pub(super) source: &'static str,
 }
 
@@ -50,6 +52,18 @@ pub(super) const STREAM_IN: Price =
     Price { unit: "Kinesis GB in, on demand, each record up to a full KB", dollars: 0.08, per: 1.0, source: KINESIS };
 pub(super) const STREAM_OUT: Price = Price { unit: "Kinesis GB out, on demand", dollars: 0.04, per: 1.0, source: KINESIS };
 pub(super) const SHARD_HOUR: Price = Price { unit: "Kinesis shard hour, provisioned", dollars: 0.015, per: 1.0, source: KINESIS };
+pub(super) const SHARD_HOUR_RETAINED: Price = Price {
+    unit: "Kinesis shard hour of retention beyond a day, provisioned",
+    dollars: 0.02,
+    per: 1.0,
+    source: "awsnegotiations.com/kinesis-pricing-optimization.html",
+};
+pub(super) const STREAM_RETAINED: Price = Price {
+    unit: "Kinesis GB-month of retention beyond a day, on demand",
+    dollars: 0.10,
+    per: 1.0,
+    source: "aws.amazon.com/kinesis/data-streams/pricing, known before, not read again",
+};
 pub(super) const PUT_UNIT: Price =
     Price { unit: "Kinesis PUT payload unit, each started 25 KB of a record, provisioned", dollars: 0.014, per: MILLION, source: KINESIS };
 const KINESIS: &str = "trek10.com, Kinesis on-demand vs. provisioned (2023-09-21); rounding: aws.amazon.com/kinesis/data-streams/pricing";
@@ -76,8 +90,12 @@ pub(super) const METRIC: Price = Price {
     per: 1.0,
     source: "signoz.io/guides/cloudwatch-pricing (2026-02-15)",
 };
-pub(super) const ALARM: Price =
-    Price { unit: "CloudWatch alarm and month", dollars: 0.10, per: 1.0, source: "factualminds.com, CloudWatch pricing (2026-06-13)" };
+pub(super) const ALARM: Price = Price {
+    unit: "CloudWatch alarm, metric that it looks at and month",
+    dollars: 0.10,
+    per: 1.0,
+    source: "factualminds.com, CloudWatch pricing (2026-06-13)",
+};
 pub(super) const DASHBOARD: Price =
     Price { unit: "CloudWatch dashboard and month", dollars: 3.00, per: 1.0, source: "factualminds.com, CloudWatch pricing (2026-06-13)" };
 pub(super) const EVENT: Price = Price {

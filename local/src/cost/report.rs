@@ -6,7 +6,7 @@ use std::fmt;
 use super::meter::{DECISIONS_BYTES, Used};
 use super::prices::{self, Price};
 use super::street::Stored;
-use super::{Args, GIB};
+use super::{ALARM_METRICS, Args, GIB, RETENTION_H};
 
 /// Hours of a month, as AWS reckons.
 const MONTH_H: f64 = 730.0;
@@ -14,9 +14,10 @@ const MONTH_H: f64 = 730.0;
 const DECISIONS_MONTHS: f64 = 30.0 * 24.0 / MONTH_H;
 /// `LogRetentionDays` of template.yaml, in months.
 const LOGS_MONTHS: f64 = 30.0 * 24.0 / MONTH_H;
-/// Metrics that are emitted, and alarms of template.yaml; allowances.
+/// Metrics that are emitted; an allowance.
 const METRICS: f64 = 36.0;
-const ALARMS: f64 = 20.0;
+/// Hours of retention that the stream has for nothing.
+const RETENTION_FREE_H: f64 = 24.0;
 /// X-Ray's default rule: a request a second and a twentieth of the others, for each function.
 const TRACED_A_SECOND: f64 = 1.0;
 const TRACED_SHARE: f64 = 0.05;
@@ -61,7 +62,7 @@ impl Bill {
             let units = units / millions;
             items.push(Item { what: what.to_owned(), price, units, dollars: price.of(units) });
         };
-        let mut log_gb = 0.0;
+        let (mut log_gb, mut stream_gb) = (0.0, 0.0);
         let (mut decision_bytes, mut decisions) = (0.0, 0);
         for (what, used) in lines {
             if *what == DECISIONS_BYTES {
@@ -73,6 +74,9 @@ impl Bill {
             } else {
                 if *used.price == prices::LOG_IN {
                     log_gb += used.units;
+                }
+                if *used.price == prices::STREAM_IN {
+                    stream_gb += used.units;
                 }
                 if let Some(function) = what.strip_suffix(": requests") {
                     let always = used.units.min(TRACED_A_SECOND * 3600.0 * hours);
@@ -86,11 +90,17 @@ impl Bill {
         add("other tables, stored", &prices::TABLE_STORAGE, rows);
         add("other tables, recovery", &prices::TABLE_RECOVERY, rows);
         match args.shards {
-            Some(shards) => add("stream: shard hours", &prices::SHARD_HOUR, f64::from(shards) * hours),
-            None => add("stream: hours", &prices::STREAM_HOUR, hours),
+            Some(shards) => {
+                add("stream: shard hours", &prices::SHARD_HOUR, f64::from(shards) * hours);
+                add("stream: retention", &prices::SHARD_HOUR_RETAINED, f64::from(shards) * hours);
+            }
+            None => {
+                add("stream: hours", &prices::STREAM_HOUR, hours);
+                add("stream: retention", &prices::STREAM_RETAINED, stream_gb * (f64::from(RETENTION_H) - RETENTION_FREE_H) / MONTH_H);
+            }
         }
         add("metrics", &prices::METRIC, METRICS * months);
-        add("alarms", &prices::ALARM, ALARMS * months);
+        add("alarms", &prices::ALARM, super::meter::as_f64(ALARM_METRICS) * months);
         add("dashboard", &prices::DASHBOARD, months);
         let shards = f64::from(args.shards.unwrap_or(super::SHARDS_ON_DEMAND));
         add("keys", &prices::KEY_REQUEST, (TABLES + PARTIES * shards) * KEYS_AN_HOUR * hours);
@@ -186,7 +196,7 @@ impl fmt::Display for Bill {
             f,
             "\nLeft out: data transfer, free tiers, support, cold starts, what people and controllers read besides one list of all plans a step.\n\
              Allowed for, not measured: times of calls to AWS (5 ms a read, 7 ms a write, 15 ms for PutRecords) and 0.2 ms of CPU for each;\n\
-             1000 bytes of metrics for each call of a function, {METRICS} metrics, {ALARMS} alarms, keys asked for every five minutes, X-Ray's default\n\
+             1000 bytes of metrics for each call of a function, {METRICS} metrics, keys asked for every five minutes, X-Ray's default\n\
              sampling. CPU is measured on this machine and scaled to a function's share of a vCPU. Any idle environment may get the next call."
         )
     }
