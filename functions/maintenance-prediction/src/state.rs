@@ -175,7 +175,7 @@ impl State {
             };
             let read = match format {
                 Some(_) => whole(&bytes),
-                None => whole(&bytes).or_else(|_| Ok(whole(&JunctionDetectors::with_nothing_disbelieved(&bytes)?)?)),
+                None => whole(&bytes).or_else(|_| whole(&JunctionDetectors::with_nothing_disbelieved(&bytes)?)),
             };
             read.map_err(lost).ok()
         });

@@ -89,15 +89,12 @@ impl Bill {
         let rows = super::meter::as_f64(stored.bytes) / GIB * months;
         add("other tables, stored", &prices::TABLE_STORAGE, rows);
         add("other tables, recovery", &prices::TABLE_RECOVERY, rows);
-        match args.shards {
-            Some(shards) => {
-                add("stream: shard hours", &prices::SHARD_HOUR, f64::from(shards) * hours);
-                add("stream: retention", &prices::SHARD_HOUR_RETAINED, f64::from(shards) * hours);
-            }
-            None => {
-                add("stream: hours", &prices::STREAM_HOUR, hours);
-                add("stream: retention", &prices::STREAM_RETAINED, stream_gb * (f64::from(RETENTION_H) - RETENTION_FREE_H) / MONTH_H);
-            }
+        if let Some(shards) = args.shards {
+            add("stream: shard hours", &prices::SHARD_HOUR, f64::from(shards) * hours);
+            add("stream: retention", &prices::SHARD_HOUR_RETAINED, f64::from(shards) * hours);
+        } else {
+            add("stream: hours", &prices::STREAM_HOUR, hours);
+            add("stream: retention", &prices::STREAM_RETAINED, stream_gb * (f64::from(RETENTION_H) - RETENTION_FREE_H) / MONTH_H);
         }
         add("metrics", &prices::METRIC, METRICS * months);
         add("alarms", &prices::ALARM, super::meter::as_f64(ALARM_METRICS) * months);
