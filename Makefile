@@ -30,7 +30,7 @@ lint: .venv/lint/done ## Format, lints, pure cores, fuzz targets, template
 	cargo clippy --workspace --all-targets --features greenwave/aws,tests/aws -- -D warnings
 	set -e; for function in $(FUNCTIONS); do cargo check --quiet --package $$function --no-default-features --lib; done
 	cargo fmt --manifest-path tests/fuzz/Cargo.toml --check
-	cargo check --quiet --locked --manifest-path tests/fuzz/Cargo.toml
+	cargo check --quiet --manifest-path tests/fuzz/Cargo.toml
 	.venv/lint/bin/cfn-lint template.yaml
 	.venv/lint/bin/checkov --file template.yaml --framework cloudformation --compact --quiet
 
