@@ -4,6 +4,7 @@
 //! numbers and rely on its limits.
 
 mod document;
+mod planner;
 
 use std::fmt;
 use std::str::FromStr;
@@ -17,6 +18,7 @@ use crate::ids::{DetectorId, ExitId, IntersectionId, LaneId, MovementId, StageId
 use crate::units::{Deciseconds, Timestamp};
 
 pub use document::{InvalidDocument, LIMITS, Limits};
+pub use planner::Planner;
 
 /// Identifies the content of a configuration: equal content has an equal tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -115,7 +117,12 @@ impl MovementSet {
 
     /// The movements in ascending order.
     pub fn iter(self) -> impl Iterator<Item = usize> {
-        (0..128).filter(move |&movement| self.contains(movement))
+        let mut left = self.0;
+        std::iter::from_fn(move || {
+            let lowest = (left != 0).then(|| left.trailing_zeros() as usize)?;
+            left &= left - 1;
+            Some(lowest)
+        })
     }
 }
 
@@ -224,7 +231,7 @@ pub enum ControlMode {
 }
 
 /// How Greenwave takes part.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Control {
     /// Who decides.
     pub mode: ControlMode,
@@ -232,6 +239,8 @@ pub struct Control {
     pub step: Deciseconds,
     /// How long a plan is valid after the readings it rests on.
     pub plan_ttl: Deciseconds,
+    /// How it plans.
+    pub planner: Planner,
 }
 
 /// The plan that the controller runs alone.

@@ -119,8 +119,12 @@ impl PublishedPlan {
 pub struct Candidate {
     /// The stage.
     pub stage: StageId,
-    /// Cost of serving it next; the lowest is chosen unless a limit forbids it.
+    /// Vehicle-seconds of the cheapest course in which it follows the stage reached; of the stage reached, of the cheapest that
+    /// keeps it until the next decision. The lowest is chosen unless a limit forbids it.
     pub cost: f64,
+    /// How long after the decision the stage reached ends in that course, s; none if it stays. Records from before have none.
+    #[serde(default)]
+    pub change_in_s: Option<Deciseconds>,
     /// The limit that forbade it, if one did.
     pub limit: Option<String>,
 }

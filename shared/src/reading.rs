@@ -84,6 +84,21 @@ pub struct Profile {
     pub speed_mean_kmh: Vec<Option<f64>>,
 }
 
+impl Profile {
+    /// Whether somebody stands or crawls in the bin at the stop line.
+    pub fn head_stands(&self) -> bool {
+        const SOMEBODY: f64 = 0.5;
+        self.vehicles.first().zip(self.moving.first()).is_some_and(|(vehicles, moving)| vehicles - moving > SOMEBODY)
+    }
+
+    /// Vehicles in the bins that begin nearer to the stop line than this, m.
+    pub fn within(&self, metres: f64) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "at most 64 bins")]
+        let near = self.vehicles.iter().enumerate().filter(|(bin, _)| (*bin as f64) * self.bin_m < metres);
+        near.map(|(_, vehicles)| vehicles).sum()
+    }
+}
+
 /// A fault that a detector reports of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DetectorFault {

@@ -417,7 +417,12 @@ async fn a_decision_is_read_as_it_was_written(twin: &impl Stores) {
     let costs =
         [0.0, 0.1 + 0.2, 1.0 / 3.0, f64::MIN_POSITIVE, f64::MAX, -0.0].into_iter().chain((0..1000).map(|_| rng.random::<f64>() * 100.0));
     record.candidates = costs
-        .map(|cost| Candidate { stage: StageId::try_from("0").unwrap(), cost, limit: (cost > 50.0).then(|| "red_max".into()) })
+        .map(|cost| Candidate {
+            stage: StageId::try_from("0").unwrap(),
+            cost,
+            change_in_s: None,
+            limit: (cost > 50.0).then(|| "red_max".into()),
+        })
         .collect();
     twin.record(std::slice::from_ref(&record)).await.unwrap();
     let read = everything(twin, "J1").await;

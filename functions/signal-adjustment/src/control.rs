@@ -1,9 +1,12 @@
 //! Decides: from what is known of a junction to its next plan. Pure; the same inputs give the same plan, bit for bit.
 //!
-//! The rule here is simple and honest: serve the stage for which most vehicles wait, with hysteresis, within the limits.
+//! `model` is the junction as a queue per lane, `search` costs courses of stages on it, `planner` makes the cheapest one a plan,
+//! and `schedule` keeps whatever is wished for within the limits.
 
-mod queue_pressure;
+mod model;
+mod planner;
 mod schedule;
+mod search;
 mod time_of_day;
 
 use serde::{Deserialize, Serialize};
@@ -11,6 +14,7 @@ use shared::intersection::{ControlMode, Intersection};
 use shared::plan::{Candidate, DistrustedDetector, PlanSource, Reason};
 use shared::reading::SignalMode;
 
+pub(crate) use self::model::{EXIT_FREE_SHARE, prior_flow};
 use crate::estimate::{Estimate, longest_silence};
 use crate::plan::{PlannedStage, SafetyViolation, SignalPlan};
 use crate::signal::SignalState;
@@ -83,7 +87,7 @@ pub fn decide(intersection: &Intersection, estimate: &Estimate, state: &SignalSt
         return fixed("no_trusted_detector", text);
     }
     let source = if control.mode == ControlMode::Shadow { PlanSource::Shadow } else { PlanSource::Adaptive };
-    let choice = queue_pressure::choose(intersection, estimate, state, in_force);
+    let choice = planner::choose(intersection, estimate, state, in_force);
     Decision { plan: choice.plan, source, reason: choice.reason, candidates: choice.candidates, limits: choice.limits, distrusted }
 }
 

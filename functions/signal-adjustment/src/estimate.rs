@@ -6,8 +6,10 @@
 use serde::{Deserialize, Serialize};
 use shared::ids::DetectorId;
 use shared::intersection::{Intersection, Lane};
-use shared::reading::DetectorReading;
+use shared::reading::{DetectorReading, Profile};
 use shared::units::{Deciseconds, Timestamp};
+
+use crate::control::{EXIT_FREE_SHARE, prior_flow};
 
 /// A detector is silent when nothing came for so many of its periods.
 pub const SILENT_AFTER_PERIODS: u32 = 3;
@@ -19,7 +21,7 @@ pub fn longest_silence(intersection: &Intersection) -> Deciseconds {
     Deciseconds::new(control.step.tenths() * SILENT_AFTER_PERIODS).max(control.plan_ttl)
 }
 
-/// Vehicles nearer than this will be at the stop line before the next decision: 50 m at 36 km/h are 5 s.
+/// Vehicles nearer to the stop line than this are in its queue, m: the first seven.
 const NEAR_M: f64 = 50.0;
 /// Space of a standing vehicle, m. Source: HCM 6, queue storage, 25 ft for passenger cars.
 const VEHICLE_SPACING_M: f64 = 7.5;
@@ -74,8 +76,12 @@ pub struct DetectorState {
     pub last: Option<i64>,
     /// Length of that period, ds.
     pub period_ds: u32,
-    /// Vehicles that wait or are about to, in sixteenths; none if the detector only counts.
+    /// Vehicles that stand or crawl, in sixteenths; none if the detector only counts. Of an exit, those in its mouth.
     pub waiting_16th: Option<u16>,
+    /// Vehicles that move towards the stop line, by the second in which they reach it.
+    pub arrivals: Arrivals,
+    /// Somebody stands at the stop line.
+    pub head_stands: bool,
     /// Arrivals, vehicles per 4096 s.
     pub rate_4096th: u16,
     /// It reported a fault of its own.
@@ -88,7 +94,7 @@ pub struct DetectorState {
 
 impl DetectorState {
     /// Takes over a reading; false if it is not newer than what is known.
-    pub fn fold(&mut self, reading: &DetectorReading, lane: Option<&Lane>) -> bool {
+    pub fn fold(&mut self, reading: &DetectorReading, lane: Option<&Lane>, speed_share: f64) -> bool {
         if self.last.is_some_and(|last| reading.time.as_millis() <= last) {
             return false;
         }
@@ -100,9 +106,13 @@ impl DetectorState {
         if self.fault || self.implausible {
             // What it says is not used, now or later.
             self.waiting_16th = None;
+            self.arrivals = Arrivals::default();
+            self.head_stands = false;
             return true;
         }
         *self = self.with(waiting(reading, lane), self.rate());
+        self.head_stands = lane.is_some() && reading.profile.as_ref().is_some_and(Profile::head_stands);
+        self.arrivals = lane.map(|lane| Arrivals::of(reading, lane, speed_share)).unwrap_or_default();
         if let Some(volume) = reading.volume {
             let rate = volume / reading.period.as_secs();
             let before = self.rate();
@@ -128,15 +138,6 @@ impl DetectorState {
         } else {
             None
         }
-    }
-
-    /// Vehicles that wait on its lane or are about to, if it has a say. A detector that only counts stands for the
-    /// arrivals since the lane turned red.
-    pub fn demand(&self, now: Timestamp, longest: Deciseconds, red_for: Deciseconds) -> Option<f64> {
-        if self.distrust(now, longest).is_some() {
-            return None;
-        }
-        Some(self.waiting().unwrap_or_else(|| self.rate() * red_for.as_secs()))
     }
 
     /// Vehicles that wait or are about to; none if it only counts.
@@ -171,38 +172,141 @@ fn plausible(reading: &DetectorReading) -> bool {
         && reading.profile.as_ref().is_none_or(|profile| zone(Some(profile.vehicles.iter().sum())))
 }
 
-/// Vehicles that wait or will have to before the next decision, from the best measure that the reading has.
+/// Vehicles that stand or crawl, from the best measure that the reading has; of an exit, those in its mouth.
 fn waiting(reading: &DetectorReading, lane: Option<&Lane>) -> Option<f64> {
     if let Some(profile) = &reading.profile {
-        let bins = profile.vehicles.iter().zip(&profile.moving).enumerate();
-        return Some(
-            bins.map(|(i, (&vehicles, &moving))| {
-                #[expect(clippy::cast_precision_loss, reason = "at most 64 bins")]
-                let near = (i as f64) * profile.bin_m < NEAR_M;
-                if near { vehicles } else { (vehicles - moving).max(0.0) }
-            })
-            .sum(),
-        );
+        let bins = profile.vehicles.iter().zip(&profile.moving);
+        return Some(bins.map(|(&vehicles, &moving)| (vehicles - moving).max(0.0)).sum());
     }
     let by_occupancy = |occupancy: f64| occupancy * lane.map_or(0.0, |l| l.length_m.min(DETECTION_RANGE_M)) / VEHICLE_SPACING_M;
     reading.queue.or(reading.vehicles).or(reading.occupancy.map(by_occupancy))
 }
 
-/// What is known of all detectors of an intersection, in the order of [`Intersection::detectors`].
+/// Moving vehicles by the second in which they reach the stop line; the last second stands for all later ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Arrivals {
+    /// In sixteenths of a vehicle.
+    by_second_16th: [u8; Self::SECONDS],
+}
+
+impl Arrivals {
+    /// 200 m at 25 km/h.
+    pub const SECONDS: usize = 28;
+
+    /// From the profile of a reading: a vehicle keeps its speed, or is about to speed up to this share of the speed limit.
+    fn of(reading: &DetectorReading, lane: &Lane, speed_share: f64) -> Self {
+        let mut seconds = [0.0; Self::SECONDS];
+        let Some(profile) = &reading.profile else { return Self::default() };
+        let slowest = lane.speed_limit_kmh * speed_share;
+        for (bin, (&moving, speed)) in profile.moving.iter().zip(&profile.speed_mean_kmh).enumerate() {
+            let speed_kmh = speed.unwrap_or(lane.speed_limit_kmh).max(slowest);
+            #[expect(clippy::cast_precision_loss, reason = "at most 64 bins")]
+            let away_m = (bin as f64 + 0.5) * profile.bin_m;
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to a range of seconds")]
+            let second = (away_m / (speed_kmh / 3.6)).clamp(0.0, 1000.0) as usize;
+            if let Some(slot) = seconds.get_mut(second.min(Self::SECONDS - 1)) {
+                *slot += moving;
+            }
+        }
+        Self::from_vehicles(seconds)
+    }
+
+    pub(crate) fn from_vehicles(seconds: [f64; Self::SECONDS]) -> Self {
+        let by_second_16th = seconds.map(|vehicles| u8::try_from(quantise(vehicles, WAITING_STEPS)).unwrap_or(u8::MAX));
+        Self { by_second_16th }
+    }
+
+    /// Vehicles by second from now on.
+    pub fn vehicles(&self) -> impl Iterator<Item = f64> {
+        self.by_second_16th.iter().map(|&sixteenths| f64::from(sixteenths) / WAITING_STEPS)
+    }
+}
+
+// Most seconds at the end are empty: they are left out.
+impl Serialize for Arrivals {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let used = self.by_second_16th.iter().rposition(|&n| n > 0).map_or(0, |last| last + 1);
+        self.by_second_16th.get(..used).unwrap_or_default().serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Arrivals {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let used: Vec<u8> = Vec::deserialize(deserializer)?;
+        let mut by_second_16th = [0; Self::SECONDS];
+        for (slot, stored) in by_second_16th.iter_mut().zip(used) {
+            *slot = stored;
+        }
+        Ok(Self { by_second_16th })
+    }
+}
+
+/// How much more or less than the model's prior a lane discharges in a stage, learnt from passages at its stop line.
+///
+/// It stands for the saturation flow of the lane, for the shares of its turns and for the gaps that permitted movements find:
+/// all of them show in one number, the flow while a queue lasts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Discharge(u16);
+
+impl Discharge {
+    /// As the prior says.
+    pub const PRIOR: Self = Self(Self::ONE);
+    const ONE: u16 = 4096;
+    /// A lane discharges at least half and at most one and a half times what the prior says; what lies outside is something else.
+    const BOUNDS: (f64, f64) = (0.5, 1.5);
+    /// Weight of a new sample: the last ten decide.
+    const WEIGHT: f64 = 0.1;
+
+    /// From a factor on the prior.
+    pub(crate) fn of(factor: f64) -> Self {
+        Self(quantise(factor, f64::from(Self::ONE)))
+    }
+
+    /// Factor on the prior.
+    pub fn factor(self) -> f64 {
+        f64::from(self.0) / f64::from(Self::ONE)
+    }
+
+    fn learn(&mut self, sample: f64) {
+        let (least, most) = Self::BOUNDS;
+        let next = self.factor() + Self::WEIGHT * (sample.clamp(least, most) - self.factor());
+        *self = Self::of(next);
+    }
+}
+
+/// What is known of all detectors of an intersection, in the order of [`Intersection::detectors`], and of the discharge of
+/// its lanes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Estimate {
     detectors: Vec<DetectorState>,
+    /// For each lane, for each stage that serves it.
+    discharge: Vec<Discharge>,
+}
+
+/// Lanes with the stages that serve them, in the order in which their discharge is kept.
+pub fn served(intersection: &Intersection) -> impl Iterator<Item = (usize, usize)> {
+    let lanes = 0..intersection.lanes().len();
+    lanes.flat_map(move |lane| {
+        let serves = move |stage: &usize| {
+            let movements = intersection.movements_of(*stage);
+            movements.iter().any(|m| intersection.movements().get(m).is_some_and(|m| m.from_lane == Some(lane)))
+        };
+        (0..intersection.stages().len()).filter(serves).map(move |stage| (lane, stage))
+    })
 }
 
 impl Estimate {
     /// Nothing is known yet.
     pub fn unknown(intersection: &Intersection) -> Self {
-        Self { detectors: vec![DetectorState::default(); intersection.detectors().count()] }
+        Self {
+            detectors: vec![DetectorState::default(); intersection.detectors().count()],
+            discharge: vec![Discharge::PRIOR; served(intersection).count()],
+        }
     }
 
     /// From what was stored.
-    pub(crate) const fn from_detectors(detectors: Vec<DetectorState>) -> Self {
-        Self { detectors }
+    pub(crate) const fn from_parts(detectors: Vec<DetectorState>, discharge: Vec<Discharge>) -> Self {
+        Self { detectors, discharge }
     }
 
     /// What is known of each detector.
@@ -210,11 +314,52 @@ impl Estimate {
         &self.detectors
     }
 
-    /// Takes over a reading; false if it changes nothing: replayed, late, or of a detector that is not configured.
-    pub fn fold(&mut self, intersection: &Intersection, reading: &DetectorReading) -> bool {
-        let lane = intersection.lanes().iter().find(|lane| lane.detector_id.as_ref() == Some(&reading.detector_id));
+    /// Discharge in the order of [`served`].
+    pub fn discharge(&self) -> &[Discharge] {
+        &self.discharge
+    }
+
+    /// Takes over a reading; false if it changes nothing: replayed, late, or of a detector that is not configured. `green` is
+    /// the stage that has been green, past its start-up, during the whole period of the reading.
+    pub fn fold(&mut self, intersection: &Intersection, reading: &DetectorReading, green: Option<usize>) -> bool {
+        let lane = intersection.lanes().iter().position(|lane| lane.detector_id.as_ref() == Some(&reading.detector_id));
         let number = intersection.detectors().position(|detector| *detector == reading.detector_id);
-        number.and_then(|n| self.detectors.get_mut(n)).is_some_and(|state| state.fold(reading, lane))
+        let Some(state) = number.and_then(|n| self.detectors.get_mut(n)) else { return false };
+        let before = *state;
+        let share = intersection.control().planner.approach_speed_share;
+        if !state.fold(reading, lane.and_then(|lane| intersection.lanes().get(lane)), share) {
+            return false;
+        }
+        if let (Some(lane), Some(stage)) = (lane, green)
+            && let Some(flow) = saturated_flow(&before, state, reading)
+            && self.has_open_exits(intersection, lane, stage, reading.time)
+            && let Some(number) = served(intersection).position(|pair| pair == (lane, stage))
+            && let Some(discharge) = self.discharge.get_mut(number)
+        {
+            let prior = prior_flow(intersection, lane, stage);
+            if prior > 0.0 {
+                discharge.learn(flow / prior);
+            }
+        }
+        true
+    }
+
+    /// Whether all that a lane discharges in a stage can leave: else its flow tells of the street behind the junction.
+    fn has_open_exits(&self, intersection: &Intersection, lane: usize, stage: usize, now: Timestamp) -> bool {
+        let of_lane = |m: &usize| intersection.movements().get(*m).filter(|m| m.from_lane == Some(lane));
+        let movements = intersection.movements_of(stage);
+        let mut exits = movements.iter().filter_map(|m| of_lane(&m)?.to_exit);
+        exits.all(|exit| self.standing_share(intersection, exit, now).is_none_or(|full| full < EXIT_FREE_SHARE))
+    }
+
+    /// Which share of an exit is full of standing vehicles; none if nobody knows.
+    pub(crate) fn standing_share(&self, intersection: &Intersection, exit: usize, now: Timestamp) -> Option<f64> {
+        let before = intersection.exits().get(..exit)?.iter().filter(|e| e.detector_id.is_some()).count();
+        let lanes = intersection.lanes().iter().filter(|l| l.detector_id.is_some()).count();
+        let exit = intersection.exits().get(exit).filter(|e| e.detector_id.is_some())?;
+        let detector = self.detectors.get(lanes + before)?;
+        let standing = detector.waiting().filter(|_| detector.distrust(now, longest_silence(intersection)).is_none())?;
+        Some(standing / (exit.length_m.min(DETECTION_RANGE_M) / VEHICLE_SPACING_M).max(1.0))
     }
 
     /// Takes the say from these detectors, and gives it back to all others.
@@ -229,4 +374,18 @@ impl Estimate {
         let mut states = self.detectors.iter().copied();
         intersection.lanes().iter().map(|lane| lane.detector_id.as_ref().and_then(|_| states.next())).collect()
     }
+}
+
+/// Vehicles a second that passed the stop line while more wanted to than could.
+fn saturated_flow(before: &DetectorState, now: &DetectorState, reading: &DetectorReading) -> Option<f64> {
+    /// So many vehicles must be left near the stop line, or the last one may have passed before the period was over.
+    const LEFT: f64 = 2.0;
+    let follows = reading.time.as_millis() - before.last? == i64::from(reading.period.tenths()) * 100;
+    let volume = reading.volume.filter(|_| follows && !now.fault && !now.implausible)?;
+    let seconds = (reading.period.tenths() / 10) as usize;
+    // Those who arrive in the last seconds may not have had the time.
+    let arrived: f64 = before.arrivals.vehicles().take(seconds.saturating_sub(2)).sum();
+    let wanted = before.waiting()? + arrived;
+    let left = reading.profile.as_ref().map_or(now.waiting(), |profile| Some(profile.within(NEAR_M)))?;
+    (wanted >= volume + LEFT && left >= LEFT).then_some(volume / reading.period.as_secs())
 }

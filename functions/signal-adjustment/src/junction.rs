@@ -15,7 +15,7 @@ use shared::reading::{DetectorReading, SensorReading, SignalMode};
 use shared::units::{Deciseconds, Timestamp};
 
 use crate::control::{Decision, decide};
-use crate::estimate::{DetectorState, Estimate};
+use crate::estimate::{DetectorState, Discharge, Estimate};
 use crate::plan::PlannedStage;
 use crate::signal::{Observation, Phase, SignalState};
 
@@ -71,6 +71,13 @@ impl<'r> Bearing<'r> {
     }
 }
 
+/// Number of the stored form: what another version stored is another layout, of which only time and revision are known.
+const FORMAT: u64 = 2;
+
+fn layout_of(intersection: &Intersection) -> u64 {
+    intersection.layout() ^ FORMAT
+}
+
 /// The step that an instant belongs to.
 const fn second(at: Timestamp) -> i64 {
     at.as_millis().div_euclid(1000)
@@ -87,7 +94,7 @@ impl Junction {
     /// A junction of which nothing is known yet.
     pub fn unknown(intersection: &Intersection) -> Self {
         Self {
-            layout: intersection.layout(),
+            layout: layout_of(intersection),
             as_of: Timestamp::from_millis(i64::MIN),
             estimate: Estimate::unknown(intersection),
             before: None,
@@ -107,7 +114,7 @@ impl Junction {
     /// revision stay, so that neither time nor revision runs backwards.
     #[must_use]
     pub fn under(self, intersection: &Intersection) -> Self {
-        if self.layout == intersection.layout() {
+        if self.layout == layout_of(intersection) {
             return self;
         }
         Self { as_of: self.as_of, revision: self.revision, ..Self::unknown(intersection) }
@@ -139,7 +146,10 @@ impl Junction {
             self.begin_step(intersection, at);
         }
         let new = match bearing {
-            Bearing::Detector(reading) => self.estimate.fold(intersection, reading),
+            Bearing::Detector(reading) => {
+                let green = self.green_throughout(intersection, reading);
+                self.estimate.fold(intersection, reading, green)
+            }
             Bearing::Signal(observation) => {
                 let newer = self.observation.is_none_or(|known| observation.at > known.at);
                 if newer {
@@ -153,6 +163,17 @@ impl Junction {
         }
         self.as_of = self.as_of.max(at);
         Folded::New
+    }
+
+    /// The stage that was green, past its start-up, during the whole period of a reading, by the signal before the newest step
+    /// and the plan in force.
+    fn green_throughout(&self, intersection: &Intersection, reading: &DetectorReading) -> Option<usize> {
+        const START_UP: Deciseconds = Deciseconds::from_secs(2);
+        let before = self.before.as_ref()?;
+        let Phase::Green { stage, since } = before.phase else { return None };
+        let running = self.followed(intersection).iter().rev().find(|entry| entry.start <= before.at)?;
+        let throughout = running.stage == stage && running.end() >= reading.time && since + START_UP + reading.period <= reading.time;
+        throughout.then_some(stage)
     }
 
     fn begin_step(&mut self, intersection: &Intersection, at: Timestamp) {
@@ -284,6 +305,7 @@ pub(crate) struct Stored {
     as_of: i64,
     revision: u64,
     detectors: Vec<DetectorState>,
+    discharge: Vec<Discharge>,
     before: Option<StoredSignal>,
     in_force: StoredPlan,
     observation: Option<(i64, StoredPhase, u8)>,
@@ -382,6 +404,7 @@ impl Junction {
             as_of: near.0,
             revision: self.revision,
             detectors: detectors.collect(),
+            discharge: self.estimate.discharge().to_vec(),
             before: self.before.as_ref().map(|state| StoredSignal {
                 at: near.from(state.at),
                 phase: near.store_phase(state.phase),
@@ -407,7 +430,7 @@ impl Junction {
             layout: stored.layout,
             as_of: Timestamp::from_millis(stored.as_of),
             revision: stored.revision,
-            estimate: Estimate::from_detectors(detectors.collect()),
+            estimate: Estimate::from_parts(detectors.collect(), stored.discharge),
             before: stored.before.map(|state| SignalState {
                 at: near.back(state.at),
                 phase: near.phase(state.phase),

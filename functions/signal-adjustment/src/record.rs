@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use shared::ids::{DetectorId, MovementId, StageId};
+use shared::ids::{DetectorId, LaneId, MovementId, StageId};
 use shared::intersection::Intersection;
 use shared::plan::{DecisionRecord, PlanStage, PublishedPlan};
 use shared::reading::SignalMode;
 use shared::units::{Deciseconds, Timestamp};
 
 use crate::control::Decision;
-use crate::estimate::{DetectorState, Estimate};
+use crate::estimate::{Arrivals, DetectorState, Discharge, Estimate, served};
 use crate::junction::Inputs;
 use crate::plan::PlannedStage;
 use crate::signal::{Phase, SignalState};
@@ -20,6 +20,9 @@ use crate::signal::{Phase, SignalState};
 struct InputsInWords {
     signal: SignalInWords,
     detectors: BTreeMap<DetectorId, DetectorInWords>,
+    /// Learnt discharge of each lane in each stage, where it is not what the prior says.
+    #[serde(default)]
+    discharge: BTreeMap<LaneId, BTreeMap<StageId, f64>>,
     in_force: Vec<PlanStage>,
 }
 
@@ -40,6 +43,12 @@ struct DetectorInWords {
     last: Option<Timestamp>,
     period_s: Deciseconds,
     vehicles_waiting: Option<f64>,
+    /// Moving vehicles by the second in which they reach the stop line; records from before have none.
+    #[serde(default)]
+    vehicles_arriving: Vec<f64>,
+    /// Somebody stands at the stop line; records from before do not say.
+    #[serde(default)]
+    head_stands: bool,
     arrivals_per_s: f64,
     fault_reported: bool,
     implausible: bool,
@@ -54,6 +63,8 @@ impl From<DetectorState> for DetectorInWords {
             last: state.last.map(Timestamp::from_millis),
             period_s: Deciseconds::new(state.period_ds),
             vehicles_waiting: state.waiting(),
+            vehicles_arriving: trimmed(state.arrivals.vehicles().collect()),
+            head_stands: state.head_stands,
             arrivals_per_s: state.rate(),
             fault_reported: state.fault,
             implausible: state.implausible,
@@ -70,10 +81,30 @@ impl From<&DetectorInWords> for DetectorState {
             fault: words.fault_reported,
             implausible: words.implausible,
             in_alarm: words.in_alarm,
+            head_stands: words.head_stands,
+            arrivals: Arrivals::from_vehicles(std::array::from_fn(|s| words.vehicles_arriving.get(s).copied().unwrap_or_default())),
             ..Self::default()
         }
         .with(words.vehicles_waiting, words.arrivals_per_s)
     }
+}
+
+fn discharge_in_words(intersection: &Intersection, estimate: &Estimate) -> BTreeMap<LaneId, BTreeMap<StageId, f64>> {
+    let mut words: BTreeMap<LaneId, BTreeMap<StageId, f64>> = BTreeMap::new();
+    for ((lane, stage), discharge) in served(intersection).zip(estimate.discharge()) {
+        if let (Some(lane), Some(stage)) = (intersection.lanes().get(lane), intersection.stages().get(stage))
+            && *discharge != Discharge::PRIOR
+        {
+            words.entry(lane.id.clone()).or_default().insert(stage.id.clone(), discharge.factor());
+        }
+    }
+    words
+}
+
+/// Without the empty seconds at its end.
+fn trimmed(mut vehicles: Vec<f64>) -> Vec<f64> {
+    vehicles.truncate(vehicles.iter().rposition(|&n| n > 0.0).map_or(0, |last| last + 1));
+    vehicles
 }
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
@@ -162,6 +193,7 @@ fn in_words(intersection: &Intersection, inputs: &Inputs) -> InputsInWords {
             red_since: red.filter_map(|(movement, since)| Some((movement.id.clone(), (*since)?))).collect(),
         },
         detectors: intersection.detectors().cloned().zip(inputs.estimate.detectors().iter().map(|&d| d.into())).collect(),
+        discharge: discharge_in_words(intersection, &inputs.estimate),
         in_force: in_force.collect(),
     }
 }
@@ -183,10 +215,15 @@ fn from_words(intersection: &Intersection, words: &InputsInWords) -> Option<Inpu
     };
     let red_since = intersection.movements().iter().map(|movement| signal.red_since.get(&movement.id).copied()).collect();
     let detectors = intersection.detectors().map(|id| words.detectors.get(id).map(DetectorState::from)).collect::<Option<Vec<_>>>()?;
+    let discharge = served(intersection).map(|(lane, stage)| {
+        let of_lane = intersection.lanes().get(lane).and_then(|lane| words.discharge.get(&lane.id));
+        let factor = intersection.stages().get(stage).and_then(|stage| of_lane?.get(&stage.id));
+        factor.map_or(Discharge::PRIOR, |&factor| Discharge::of(factor))
+    });
     let in_force =
         words.in_force.iter().map(|entry| Some(PlannedStage { stage: number(&entry.stage)?, start: entry.start, green: entry.green_s }));
     Some(Inputs {
-        estimate: Estimate::from_detectors(detectors),
+        estimate: Estimate::from_parts(detectors, discharge.collect()),
         state: SignalState { at: signal.at, phase, mode, mode_at: signal.mode_at, red_since },
         in_force: in_force.collect::<Option<Vec<_>>>()?,
     })

@@ -79,11 +79,46 @@ fn the_stage_with_most_waiting_vehicles_is_next() {
 }
 
 #[test]
-fn one_vehicle_more_is_not_worth_a_clearance() {
+fn a_queue_that_is_almost_served_is_served_before_a_longer_one() {
     let junction = intersection(|_| {});
     let (_, _, plan) = first(&junction, &step("0", 20.0, 0, [3, 0, 0, 0, 4, 0, 0, 0]));
-    assert_eq!(plan.reason.code, "hold");
-    assert!(next(&plan).1 >= 5 + 3, "the next decision comes before a change: {plan:?}");
+    // Three vehicles need almost six seconds; yellow and red clearance take four.
+    let (stage, start) = next(&plan);
+    assert_eq!(stage, "2");
+    assert!((4 + 4..=8 + 4).contains(&start), "{plan:?}");
+}
+
+#[test]
+fn a_stage_turns_green_when_its_vehicles_arrive_not_when_they_have_stopped() {
+    let junction = intersection(|_| {});
+    let arriving = |away_m: usize| {
+        let bin = away_m / 25;
+        let moving: Vec<u32> = (0..8).map(|b| if b == bin { 3 } else { 0 }).collect();
+        let speeds: Vec<Option<f64>> = (0..8).map(|b| (b == bin).then_some(45.0)).collect();
+        json!({"profile": {"bin_m": 25, "vehicles": moving, "moving": moving, "speed_mean_kmh": speeds}})
+    };
+    let mut readings = step("0", 20.0, 0, [0; 8]);
+    // 100 m at 12.5 m/s are 8 s, and the clearance takes four of them.
+    readings[5] = detector("e_0", 0, &arriving(100));
+    let (_, _, plan) = first(&junction, &readings);
+    let (stage, start) = next(&plan);
+    assert_eq!(stage, "2");
+    assert!((4..=9).contains(&start), "{plan:?}");
+    assert_eq!(plan.reason.code, "queue_pressure");
+}
+
+#[test]
+fn turning_vehicles_that_stand_at_a_green_get_right_of_way_before_crossing_traffic_gets_green() {
+    let junction = intersection(|document| {
+        document["stages"][0]["permitted"] = json!(["n_left", "s_left"]);
+        document["control"]["planner"] = json!({"stranding_cost_s": 60});
+    });
+    let standing = |vehicles: u32| json!({"profile": {"bin_m": 25, "vehicles": [vehicles], "moving": [0], "speed_mean_kmh": [null]}});
+    for (n_left, next_stage) in [(0, "2"), (2, "1")] {
+        let mut readings = step("0", 20.0, 0, [0, 0, 0, 0, 2, 0, 2, 0]);
+        readings[2] = detector("n_1", 0, &standing(n_left));
+        assert_eq!(next(&first(&junction, &readings).2).0, next_stage, "{n_left} vehicles stand");
+    }
 }
 
 #[test]
@@ -131,20 +166,25 @@ fn a_movement_is_served_before_its_red_gets_too_long_although_nobody_is_seen() {
 #[test]
 fn what_counts_as_waiting_comes_from_the_best_measure_there_is() {
     let junction = intersection(|_| {});
-    let profile = json!({"profile": {"bin_m": 25, "vehicles": [1, 1, 3, 2], "moving": [1, 1, 1, 2]}, "queue": 50});
-    for (measures, waiting) in [
-        // Near vehicles count even if they move, far ones only if they stand.
-        (profile, 4.0),
-        (json!({"queue": 3, "vehicles": 9, "occupancy": 0.5}), 3.0),
-        (json!({"vehicles": 9, "occupancy": 0.5}), 9.0),
+    let speeds = json!([36, 36, 36, 36]);
+    let profile =
+        json!({"profile": {"bin_m": 25, "vehicles": [1, 1, 3, 2], "moving": [1, 1, 1, 2], "speed_mean_kmh": speeds}, "queue": 50});
+    for (measures, waiting, arriving) in [
+        // Who stands waits, who moves arrives: from the middle of 25 m at 10 m/s.
+        (profile, 2.0, vec![0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 2.0]),
+        (json!({"queue": 3, "vehicles": 9, "occupancy": 0.5}), 3.0, vec![]),
+        (json!({"vehicles": 9, "occupancy": 0.5}), 9.0, vec![]),
         // Half of the lane, at 7.5 m for a vehicle.
-        (json!({"occupancy": 0.5}), 0.5 * 180.0_f64.min(200.0) / 7.5),
+        (json!({"occupancy": 0.5}), 0.5 * 180.0_f64.min(200.0) / 7.5, vec![]),
     ] {
         let mut readings = step("2", 30.0, 0, [0; 8]);
         readings[1] = detector("n_0", 0, &measures);
-        let (_, decision, _) = first(&junction, &readings);
-        let (all, rest): (f64, f64) = (decision.candidates[1].cost, decision.candidates[0].cost);
-        assert!((all - rest - waiting).abs() < 0.1, "{measures}: {} instead of {waiting}", all - rest);
+        let (inputs, _, _) = first(&junction, &readings);
+        let known = inputs.estimate.detectors()[0];
+        assert!((f64::from(known.waiting_16th.unwrap()) / 16.0 - waiting).abs() < 0.1, "{measures}: {known:?}");
+        let mut seconds: Vec<f64> = known.arrivals.vehicles().collect();
+        seconds.truncate(seconds.iter().rposition(|&n| n > 0.0).map_or(0, |last| last + 1));
+        assert_eq!(seconds, arriving, "{measures}");
     }
 }
 
@@ -313,6 +353,20 @@ fn another_configuration_forgets_what_belonged_to_the_old_one_but_not_the_time()
     assert_eq!(state.fold(&new, &detector("n_0", 5, &json!({"queue": 1}))), Folded::Late);
     let (_, _, after) = decide(&mut state, &new, &step("0", 25.0, 15, [1; 8]));
     assert!(after.revision > before.revision);
+}
+
+#[test]
+fn what_another_version_stored_is_forgotten_but_not_its_time() {
+    let junction = intersection(|_| {});
+    let mut state = Junction::unknown(&junction);
+    let _ = decide(&mut state, &junction, &step("0", 20.0, 0, [3; 8]));
+    let bytes = state.to_bytes().unwrap();
+    let (layout, rest): (u64, &[u8]) = postcard::take_from_bytes(&bytes).unwrap();
+    // Format 1 had the layout as it is.
+    let earlier = [postcard::to_stdvec(&(layout ^ 2)).unwrap(), rest.to_vec()].concat();
+    let read = Junction::from_bytes(&earlier).unwrap().under(&junction);
+    assert_eq!((read.as_of(), &read == &state), (at(0), false));
+    assert_eq!(Junction::from_bytes(&bytes).unwrap().under(&junction), state);
 }
 
 #[test]

@@ -7,6 +7,8 @@ mod street;
 use std::collections::VecDeque;
 
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use shared::ids::{DetectorId, IntersectionId, StageId};
 use shared::intersection::Intersection;
 use shared::reading::{DetectorFault, DetectorReading, Profile, SensorReading, SignalMode, SignalStateReading};
@@ -158,6 +160,7 @@ fn run<'i>(intersection: &'i Intersection, steps: &[Step], pace: Pace) -> Cabine
             now += 1;
         }
     }
+    cabinet.seconds = u64::try_from(now / 10).unwrap();
     cabinet
 }
 
@@ -271,6 +274,55 @@ proptest! {
     }
 }
 
+/// Controller-seconds of the long runs in `make test`, in two halves.
+const HALF: u64 = 500_000;
+
+/// Runs junctions of all kinds for some hundred steps each until so many controller-seconds are over, half of them with plans
+/// that arrive late; `seed` and `seeds` share the junctions among threads.
+fn soak(seconds: u64, seed: u64, seeds: u64) {
+    let (mut done, mut number) = (0, seed);
+    while done < seconds {
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&number.to_le_bytes());
+        let mut runner = TestRunner::new_with_rng(Config::default(), TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
+        let late = number % 2 == 1;
+        let mut drawn = |steps| {
+            let intersection = if late { any_roomy_intersection().boxed() } else { any_intersection().boxed() };
+            (intersection, proptest::collection::vec(any_step(late), steps)).new_tree(&mut runner).unwrap().current()
+        };
+        let (intersection, steps) = drawn(300..400_usize);
+        let cabinet = run(&intersection, &steps, if late { SLOW } else { IDEAL });
+        assert!(cabinet.broken.is_empty(), "junction {number}: {:#?}\n{:#}", cabinet.broken, intersection.document());
+        done += cabinet.seconds;
+        number += seeds;
+    }
+}
+
+#[test]
+fn half_a_million_controller_seconds_break_no_limit() {
+    soak(HALF, 0, 2);
+}
+
+#[test]
+fn another_half_million_controller_seconds_with_late_plans_break_no_limit() {
+    soak(HALF, 1, 2);
+}
+
+/// `make soak`: `SOAK_SECONDS` (10^8) on all cores, from the junction `SOAK_SEED` (0) on.
+#[test]
+#[ignore = "takes hours: make soak"]
+#[expect(clippy::disallowed_methods, reason = "its size is the caller's choice")]
+fn a_long_soak_breaks_no_limit() {
+    let number = |name: &str, default| std::env::var(name).map_or(default, |text| text.parse::<u64>().expect(name));
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+    let (seconds, seed) = (number("SOAK_SECONDS", 100_000_000), number("SOAK_SEED", 0));
+    std::thread::scope(|scope| {
+        for thread in 0..threads {
+            scope.spawn(move || soak(seconds / threads, seed + thread, threads));
+        }
+    });
+}
+
 fn situation(
     intersection: &Intersection,
     (stage, to, clearing, green_for): (prop::sample::Index, prop::sample::Index, Option<i64>, i64),
@@ -292,7 +344,7 @@ fn situation(
     let mut estimate = Estimate::unknown(intersection);
     for (number, &said) in said.iter().enumerate() {
         if let Some(SensorReading::Detector(reading)) = detector(number, at(0), intersection.control().step, said) {
-            let _ = estimate.fold(intersection, &reading);
+            let _ = estimate.fold(intersection, &reading, None);
         }
     }
     (state, estimate)

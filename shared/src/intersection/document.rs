@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use serde_json::Value;
 
 use self::duplicates::note_duplicates;
-use super::{Control, ControlMode, ETag, Exit, Intersection, Lane, Movement, MovementSet, Stage, TimeOfDayPlan, Turn};
+use super::{Control, ControlMode, ETag, Exit, Intersection, Lane, Movement, MovementSet, Planner, Stage, TimeOfDayPlan, Turn};
 use crate::asset::Location;
 use crate::fields::{At, Fault, Faults, Fields, Misfit, array, id, one_of, positive, seconds, text};
 use crate::ids::{DetectorId, IntersectionId};
@@ -410,7 +410,12 @@ fn read_time_of_day(value: &Value, at: &At<'_>, faults: &mut Faults, stages: &Nu
 }
 
 fn read_control(fields: &mut Fields<'_>, faults: &mut Faults) -> Control {
-    let mut control = Control { mode: ControlMode::Adaptive, step: Deciseconds::from_secs(5), plan_ttl: Deciseconds::from_secs(30) };
+    let mut control = Control {
+        mode: ControlMode::Adaptive,
+        step: Deciseconds::from_secs(5),
+        plan_ttl: Deciseconds::from_secs(30),
+        planner: Planner::default(),
+    };
     let at = At::Root.field("control");
     let Some(value) = fields.raw("control") else { return control };
     let Some(mut fields) = Fields::of(value, &at, faults) else { return control };
@@ -419,6 +424,9 @@ fn read_control(fields: &mut Fields<'_>, faults: &mut Faults) -> Control {
     control.plan_ttl = fields.optional("plan_ttl_s", &at, faults, seconds(1.0, 300.0)).unwrap_or(control.plan_ttl);
     if control.plan_ttl < control.step {
         faults.add(&at.field("plan_ttl_s"), "out_of_range", "must not be shorter than step_s: every plan would expire before the next");
+    }
+    if let Some(value) = fields.raw("planner") {
+        control.planner = Planner::read(value, &at.field("planner"), faults);
     }
     fields.refuse_others(&at, faults);
     control

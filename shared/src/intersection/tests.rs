@@ -179,6 +179,9 @@ const REFUSED: &[Row] = &[
     (&[("/control/step_s", Some("60.1"))], &[("out_of_range", "/control/step_s")]),
     (&[("/control/plan_ttl_s", Some("300.1"))], &[("out_of_range", "/control/plan_ttl_s")]),
     (&[("/control/plan_ttl_s", Some("4.9"))], &[("out_of_range", "/control/plan_ttl_s")]),
+    (&[("/control/planner", Some("7"))], &[("wrong_type", "/control/planner")]),
+    (&[("/control/planner", Some(r#"{"horizon_s": 19.9}"#))], &[("out_of_range", "/control/planner/horizon_s")]),
+    (&[("/control/planner", Some(r#"{"horizon": 45}"#))], &[("unknown_field", "/control/planner/horizon")]),
     (&[("/control/modes", Some("1"))], &[("unknown_field", "/control/modes")]),
     // All faults at once: first those of fields, in the order of the document; what contradicts what only when there are none.
     (&[("/timing/red_max_s", Some("0")), ("/lanes/0/length_m", Some("-1")), ("/nmae", Some("1")), ("/conflicts/0/0", Some("7")), ("/stages/1/protected", Some("[]"))], &[("out_of_range", "/lanes/0/length_m"), ("out_of_range", "/timing/red_max_s"), ("wrong_type", "/conflicts/0/0"), ("unknown_field", "/nmae")]),
@@ -222,6 +225,22 @@ fn the_codes_of_configurations_are_the_documented_ones() {
 }
 
 #[test]
+fn a_junction_may_have_parameters_of_its_own_and_keeps_the_other_defaults() {
+    let own = accepted(&[("/control/planner", Some(r#"{"saturation_flow_vph": 1600, "stop_cost_s": 0}"#))]).control().planner;
+    assert_eq!(own, Planner { saturation_flow_vph: 1600.0, stop_cost_s: 0.0, ..Planner::default() });
+}
+
+#[test]
+fn the_parameters_of_the_planner_are_the_documented_ones() {
+    let text = include_str!("../../../openapi.yaml");
+    for (name, min, default, max) in Planner::PARAMETERS {
+        let documented = format!("            {name}: {{type: number, minimum: {min}, maximum: {max}, default: {default}, ");
+        assert!(text.contains(&documented), "{documented}");
+        assert!((min..=max).contains(&default), "{name}");
+    }
+}
+
+#[test]
 fn no_more_faults_are_named_than_anybody_reads() {
     let mut document = junction_with(&[]);
     document.as_object_mut().unwrap().extend((0..200).map(|i| (format!("x{i}"), Value::Null)));
@@ -241,7 +260,12 @@ fn what_is_left_out_takes_its_default() {
         ("/exits/0/detector_id", None),
         ("/exits/2/to_intersection", None),
     ]);
-    let control = Control { mode: ControlMode::Adaptive, step: Deciseconds::from_secs(5), plan_ttl: Deciseconds::from_secs(30) };
+    let control = Control {
+        mode: ControlMode::Adaptive,
+        step: Deciseconds::from_secs(5),
+        plan_ttl: Deciseconds::from_secs(30),
+        planner: Planner::default(),
+    };
     assert_eq!((bare.control(), bare.conflicts().len(), bare.time_of_day().offset), (control, 0, Deciseconds::ZERO));
     assert_eq!(bare.clearance(0), Deciseconds::from_secs(3));
     assert_eq!(bare.detectors().count(), 11);

@@ -25,7 +25,7 @@ async fn decide(api: &Client, memory: &Memory, number: i64) {
             configuration,
             reason: next.reason.clone(),
             inputs: json!({}),
-            candidates: vec![Candidate { stage: next.stages[0].stage.clone(), cost: 1.5, limit: None }],
+            candidates: vec![Candidate { stage: next.stages[0].stage.clone(), cost: 1.5, change_in_s: None, limit: None }],
             limits: vec!["green_min".into()],
             distrusted: vec![DistrustedDetector { detector_id: "n_0".try_into().unwrap(), reason: "silent".into() }],
             previous: None,

@@ -90,12 +90,21 @@ pub(crate) struct Cabinet<'i> {
     pub(crate) red_for: Vec<i64>,
     pub(crate) longest_red: i64,
     pub(crate) broken: Vec<String>,
+    /// How long it ran.
+    pub(crate) seconds: u64,
 }
 
 impl<'i> Cabinet<'i> {
     pub(crate) fn new(intersection: &'i Intersection, now: i64) -> Self {
         let movements = intersection.movements().len();
-        Self { intersection, shown: Shown::Green { stage: 0, since: now }, red_for: vec![0; movements], longest_red: 0, broken: vec![] }
+        Self {
+            intersection,
+            shown: Shown::Green { stage: 0, since: now },
+            red_for: vec![0; movements],
+            longest_red: 0,
+            broken: vec![],
+            seconds: 0,
+        }
     }
 
     /// Follows a plan at an instant: the stage whose span, with the clearance before it, covers now.

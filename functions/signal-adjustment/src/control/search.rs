@@ -1,0 +1,248 @@
+//! The search: costs courses of stages on the model and keeps the cheapest.
+//!
+//! A course keeps the stage reached for some seconds, then serves a second stage until it is clear or for its shortest green, then
+//! a third until it is clear, and from there on the stage with most to serve, up to the horizon. A course that costs more than the cheapest of its kind is given up.
+
+use super::model::{Lanes, Model};
+
+/// Long since green: past its start-up.
+const LONG: usize = usize::MAX / 2;
+
+/// Changes of a course that are kept: more do not fit into the longest horizon.
+const CHANGES_MAX: usize = 16;
+
+/// When the stage reached ends and which follows, and so on, in seconds from now.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Course {
+    pub(super) cost: f32,
+    changes: [(usize, usize); CHANGES_MAX],
+    length: usize,
+}
+
+impl Course {
+    const NONE: Self = Self { cost: f32::INFINITY, changes: [(0, 0); CHANGES_MAX], length: 0 };
+
+    fn then(mut self, end: usize, next: usize) -> Self {
+        if let Some(slot) = self.changes.get_mut(self.length) {
+            *slot = (end, next);
+            self.length += 1;
+        }
+        self
+    }
+
+    /// The change of this number: when the stage before it ends, and the stage that follows.
+    pub(super) fn change(&self, number: usize) -> Option<(usize, usize)> {
+        self.changes.get(number).copied().filter(|_| number < self.length)
+    }
+
+    /// Whether the first stage ends before this second.
+    pub(super) fn changes_before(&self, second: usize) -> bool {
+        self.change(0).is_some_and(|(end, _)| end < second)
+    }
+}
+
+/// Where the search begins, in seconds from now.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Start {
+    /// The stage that is or was green.
+    pub(super) before: usize,
+    /// The stage reached: the running one, or the one that a change under way leads to.
+    pub(super) stage: usize,
+    /// When its green begins; 0 if it has.
+    pub(super) begins: usize,
+    /// How long it has been green.
+    pub(super) age: usize,
+    /// When it may end at the earliest, and must end at the latest.
+    pub(super) earliest: usize,
+    pub(super) latest: usize,
+    /// When the next decision is made: what ends before is decided now.
+    pub(super) decided_until: usize,
+}
+
+/// Limits of a stage, in seconds, and what it costs if it follows the stage reached.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Greens {
+    pub(super) min: usize,
+    pub(super) max: usize,
+    /// Vehicles that it would strand in the junction.
+    pub(super) stranding: f32,
+}
+
+/// What the search found.
+pub(super) struct Found {
+    /// The cheapest course within the limits.
+    pub(super) best: Course,
+    /// By stage, the cheapest course in which it follows; for the stage reached, the cheapest that keeps it until the next
+    /// decision. A stage that no limit allows is costed as if it were allowed.
+    pub(super) by_stage: Vec<Course>,
+}
+
+/// A rollout under way.
+#[derive(Clone)]
+struct Roll {
+    queue: Vec<Lanes>,
+    second: usize,
+    cost: f32,
+}
+
+impl Roll {
+    fn copy_from(&mut self, other: &Self) {
+        self.queue.copy_from_slice(&other.queue);
+        (self.second, self.cost) = (other.second, other.cost);
+    }
+}
+
+struct Search<'m> {
+    model: &'m Model,
+    greens: &'m [Greens],
+    found: Found,
+}
+
+/// Costs every course. `allowed_until` tells until when the stage reached may end so that another one may follow; none if never.
+pub(super) fn search(model: &Model, greens: &[Greens], start: &Start, allowed_until: &[Option<usize>]) -> Found {
+    let found = Found { best: Course::NONE, by_stage: vec![Course::NONE; greens.len()] };
+    let mut search = Search { model, greens, found };
+    let mut stem = Roll { queue: model.queue().to_vec(), second: 0, cost: 0.0 };
+    let (mut second, mut third) = (stem.clone(), stem.clone());
+    search.approach(&mut stem, start);
+    loop {
+        let end = stem.second;
+        if end >= start.earliest && is_costed(end - start.earliest) {
+            for (next, until) in allowed_until.iter().enumerate().filter(|(next, _)| *next != start.stage) {
+                let allowed = end <= start.latest.max(start.earliest) && until.is_some_and(|until| end <= until);
+                if allowed || (until.is_none() && end == start.earliest) {
+                    let course = Course::NONE.then(end, next);
+                    for until_clear in [true, false] {
+                        second.copy_from(&stem);
+                        search.branch((&mut second, &mut third), start, &course, allowed, until_clear);
+                    }
+                }
+            }
+        }
+        if stem.second >= model.horizon() {
+            break;
+        }
+        let age = if start.begins > 0 { end - start.begins } else { end + start.age };
+        stem.cost += model.green(&mut stem.queue, end, start.stage, start.before, age);
+        stem.second += 1;
+    }
+    let kept = start.latest >= model.horizon() || greens.len() == 1;
+    search.offer(Course::NONE, &stem, start, kept);
+    search.found
+}
+
+/// Every second up to the next decision, then wider and wider apart: what lies far ahead is decided again before it comes.
+const fn is_costed(after_earliest: usize) -> bool {
+    matches!(after_earliest, 0..=6 | 8 | 10 | 13 | 16 | 20) || (after_earliest > 20 && after_earliest.is_multiple_of(5))
+}
+
+impl Search<'_> {
+    /// What is decided already: the rest of the stage before, and the clearance after it.
+    fn approach(&self, roll: &mut Roll, start: &Start) {
+        let clearance = self.model.clearance(start.before, start.stage);
+        while roll.second < start.begins.min(self.model.horizon()) {
+            let left = start.begins - roll.second;
+            roll.cost += if left > clearance {
+                self.model.green(&mut roll.queue, roll.second, start.before, start.before, LONG)
+            } else {
+                self.model.clear(&mut roll.queue, roll.second, start.before, start.stage, clearance - left)
+            };
+            roll.second += 1;
+        }
+    }
+
+    /// Goes on with every third stage after the first change of a course, whose stage is served until it is clear or for its shortest
+    /// green alone.
+    fn branch(&mut self, (roll, third): (&mut Roll, &mut Roll), start: &Start, course: &Course, allowed: bool, until_clear: bool) {
+        let Some((_, next)) = course.change(0) else { return };
+        roll.cost += self.greens.get(next).map_or(0.0, |green| green.stranding);
+        self.change(roll, start.stage, next);
+        self.serve(roll, start.stage, next, until_clear);
+        if roll.second >= self.model.horizon() {
+            return self.offer(*course, roll, start, allowed);
+        }
+        // The fullest stage first: a good course found early spares the others.
+        let fullest = self.model.fullest(&roll.queue, next);
+        let others = (0..self.greens.len()).filter(|&stage| stage != next && stage != fullest);
+        for stage in std::iter::once(fullest).filter(|&stage| stage != next).chain(others) {
+            let bound = self.bound(course, start);
+            if roll.cost + self.model.at_least(&roll.queue, roll.second) >= bound {
+                return;
+            }
+            third.copy_from(roll);
+            let longer = course.then(third.second, stage);
+            self.change(third, next, stage);
+            self.serve(third, next, stage, true);
+            let longer = self.tail(third, stage, longer, bound);
+            if third.second >= self.model.horizon() {
+                self.offer(longer, third, start, allowed);
+            }
+        }
+    }
+
+    /// A course of this cost or more is the cheapest of no kind.
+    fn bound(&self, course: &Course, start: &Start) -> f32 {
+        let cost = |stage: usize| self.found.by_stage.get(stage).map_or(f32::INFINITY, |course| course.cost);
+        let of_next = course.change(0).map_or(f32::INFINITY, |(_, next)| cost(next));
+        if course.changes_before(start.decided_until) { of_next } else { of_next.max(cost(start.stage)) }
+    }
+
+    fn change(&self, roll: &mut Roll, from: usize, to: usize) {
+        roll.cost += self.model.change_cost();
+        for age in 0..self.model.clearance(from, to) {
+            if roll.second < self.model.horizon() {
+                roll.cost += self.model.clear(&mut roll.queue, roll.second, from, to, age);
+                roll.second += 1;
+            }
+        }
+    }
+
+    /// Serves a stage for its shortest green, and then until it is clear or at its longest, if that is wanted.
+    fn serve(&self, roll: &mut Roll, from: usize, stage: usize, until_clear: bool) {
+        let Some(green) = self.greens.get(stage) else { return };
+        for age in 0..green.max {
+            if roll.second >= self.model.horizon()
+                || (age >= green.min && (!until_clear || self.model.is_clear(&roll.queue, roll.second, stage)))
+            {
+                return;
+            }
+            roll.cost += self.model.green(&mut roll.queue, roll.second, stage, from, age);
+            roll.second += 1;
+        }
+    }
+
+    /// From the end of the third stage on: the stage with most to serve, until the horizon or until it is too dear.
+    fn tail(&self, roll: &mut Roll, mut stage: usize, mut course: Course, bound: f32) -> Course {
+        while roll.second < self.model.horizon() && roll.cost + self.model.at_least(&roll.queue, roll.second) < bound {
+            let next = self.model.fullest(&roll.queue, stage);
+            if next == stage {
+                roll.cost += self.model.green(&mut roll.queue, roll.second, stage, stage, LONG);
+                roll.second += 1;
+            } else {
+                course = course.then(roll.second, next);
+                self.change(roll, stage, next);
+                self.serve(roll, stage, next, true);
+                stage = next;
+            }
+        }
+        course
+    }
+
+    fn offer(&mut self, mut course: Course, roll: &Roll, start: &Start, allowed: bool) {
+        course.cost = roll.cost + self.model.left_over(&roll.queue);
+        let mut note = |stage: usize| {
+            if let Some(known) = self.found.by_stage.get_mut(stage).filter(|known| course.cost < known.cost) {
+                *known = course;
+            }
+        };
+        if let Some((_, next)) = course.change(0) {
+            note(next);
+        }
+        if !course.changes_before(start.decided_until) {
+            note(start.stage);
+        }
+        if allowed && course.cost < self.found.best.cost {
+            self.found.best = course;
+        }
+    }
+}
