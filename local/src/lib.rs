@@ -18,6 +18,7 @@ pub mod mapping;
 pub mod models;
 pub mod poller;
 pub mod quarantine;
+pub mod replay;
 pub mod runs;
 pub mod serve;
 pub mod store;

@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use greenwave::demo;
 use greenwave::events::Webhook;
 use greenwave::serve::{Host, Options};
-use greenwave::{backtest, cost, quarantine, train};
+use greenwave::{backtest, cost, quarantine, replay, train};
 
 /// Traffic signals that act on what their detectors see: the Greenwave suite on one machine.
 #[derive(Parser)]
@@ -57,6 +57,8 @@ enum Command {
     Train(train::Args),
     /// Replay lives whose end is known through a model, and find the alert threshold that costs least.
     Backtest(backtest::Args),
+    /// Make decisions about signals again from their records, and show what was compared.
+    Replay(replay::Args),
     /// Look at records that could not be processed, send them again or throw them away.
     #[command(subcommand)]
     Quarantine(quarantine::Action),
@@ -117,6 +119,7 @@ async fn run(command: Command) -> Result<(), Box<dyn std::error::Error>> {
         }
         Command::Train(args) => train::run(&args, say)?,
         Command::Backtest(args) => backtest::run(&args, say)?,
+        Command::Replay(args) => replay::run(&args, say)?,
         Command::Quarantine(action) => quarantine::run(&action, stop(), say).await?,
         Command::Cost(args) => {
             // It has a runtime of its own, in which time is virtual.
