@@ -1,0 +1,88 @@
+"""Delay at signals in SUMO: starts the local host, drives it with a closed-loop harness through the public API, prints a table.
+
+The harness and its scenarios are not part of this project; what is missing is said, with how to get it.
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+
+# The version on which the published figures of the RESCO scenarios hold.
+SUMO = ["eclipse-sumo==1.9.2", "traci==1.9.2", "numpy"]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("greenwave", type=pathlib.Path, help="the binary")
+    parser.add_argument("--bench", type=pathlib.Path, required=True, help="the folder of closed_loop.py; scenarios lie beside it")
+    parser.add_argument("--seeds", default="11")
+    parser.add_argument("--scenarios", default="cologne1")
+    parser.add_argument("--options", default="", help="of the harness, such as allred=2 or miss=0.05,drop=0.1,latency=2")
+    parser.add_argument("--port", type=int, default=8097)
+    arguments = parser.parse_args()
+    harness = (arguments.bench / "closed_loop.py").resolve()
+    if not harness.is_file():
+        sys.exit(f"{harness} is missing: name the folder of the closed-loop harness with BENCH=...")
+    python = pathlib.Path(".venv/sumo/bin/python").absolute()
+    if not python.is_file():
+        print("Setting up SUMO in .venv/sumo ...", flush=True)
+        try:
+            subprocess.run([sys.executable, "-m", "venv", ".venv/sumo"], check=True)
+            subprocess.run([python, "-m", "pip", "install", "--quiet", *SUMO], check=True)
+        except subprocess.CalledProcessError:
+            sys.exit(f"SUMO is missing and could not be installed: {' '.join(SUMO)} into .venv/sumo")
+    with tempfile.TemporaryDirectory() as directory:
+        host = subprocess.Popen(
+            [arguments.greenwave, "serve", "--port", str(arguments.port), "--data-dir", f"{directory}/data"], stdout=subprocess.DEVNULL
+        )
+        try:
+            rows = measure(arguments, python, harness, directory, host)
+        finally:
+            host.terminate()
+            host.wait()
+    table(rows)
+    wrong = [row for row in rows if row["forced"] or row["refused"] or row["late"]]
+    if wrong:
+        sys.exit("a cabinet refused or overruled a plan, or a plan came late: " + ", ".join(f"{r['scenario']} {r['seed']}" for r in wrong))
+
+
+def measure(arguments, python, harness, directory, host):
+    url = f"http://127.0.0.1:{arguments.port}"
+    while True:
+        try:
+            urllib.request.urlopen(f"{url}/v1/health", timeout=1).close()
+            break
+        except OSError:
+            if host.poll() is not None:
+                sys.exit(f"greenwave ended with {host.returncode}: is port {arguments.port} taken?")
+            time.sleep(0.1)
+    controller = f"greenwave:url={url}" + (f",{arguments.options}" if arguments.options else "")
+    out = pathlib.Path(directory) / "rows.jsonl"
+    subprocess.run(
+        [python, harness, arguments.scenarios, "--controller", controller, "--seeds", arguments.seeds, "--procs", "2", "--out", out],
+        check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )
+    return [json.loads(line) for line in out.read_text().splitlines()]
+
+
+def table(rows):
+    print("scenario       mean    max  gridlocks  forced  refused  fallback  late  seeds")
+    for scenario in dict.fromkeys(sorted(row["scenario"] for row in rows)):
+        of = [row for row in rows if row["scenario"] == scenario]
+        delays = [row["delay"] for row in of]
+        # A seed that takes twice as long as the middle one.
+        locked = sum(delay > 2 * statistics.median(delays) for delay in delays)
+        total = lambda name: sum(row[name] for row in of)
+        print(
+            f"{scenario:12s} {statistics.mean(delays):6.2f} {max(delays):6.1f} {locked:10d} {total('forced'):7d} {total('refused'):8d}"
+            f" {total('fallback_s'):9d} {total('late'):5d}  {' '.join(f'{delay:.1f}' for delay in delays)}"
+        )
+
+
+main()
