@@ -70,6 +70,7 @@ impl Distrust {
 }
 
 /// What is known of one detector.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, that the device or maintenance tells")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DetectorState {
     /// End of the newest period.

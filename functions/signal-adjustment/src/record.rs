@@ -38,6 +38,7 @@ struct SignalInWords {
     red_since: BTreeMap<MovementId, Timestamp>,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, that the device or maintenance tells")]
 #[derive(Serialize, Deserialize)]
 struct DetectorInWords {
     last: Option<Timestamp>,

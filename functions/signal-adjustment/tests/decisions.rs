@@ -365,7 +365,7 @@ fn what_another_version_stored_is_forgotten_but_not_its_time() {
     // Format 1 had the layout as it is.
     let earlier = [postcard::to_stdvec(&(layout ^ 2)).unwrap(), rest.to_vec()].concat();
     let read = Junction::from_bytes(&earlier).unwrap().under(&junction);
-    assert_eq!((read.as_of(), &read == &state), (at(0), false));
+    assert_eq!((read.as_of(), read == state), (at(0), false));
     assert_eq!(Junction::from_bytes(&bytes).unwrap().under(&junction), state);
 }
 
