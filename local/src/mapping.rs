@@ -9,10 +9,11 @@
 //! - A failed batch is halved (`BisectBatchOnFunctionError`), which uses up no retry, or tried again until its retries are
 //!   used up or its records are too old; then it is given up and handed to the on-failure destination.
 //! - The checkpoint of a lane lies before its first record that is neither processed nor given up.
+//! - A shard that was closed is finished when the checkpoints of all lanes lie at its end; its children wait for that.
 //!
 //! Where the documentation of AWS is silent: a report that blames the first record of a batch counts as the failure of all
 //! of it (nothing succeeded); a batch that got shorter by a partial success starts with all its retries; of a batch, only
-//! the records that are too old are given up.
+//! the records that are too old are given up; the last batch of a closed shard waits for its window like any other.
 //!
 //! Source: AWS Lambda Developer Guide, "Process Amazon Kinesis Data Streams records", pages on partial batch responses and
 //! on discarded batches.
@@ -110,6 +111,10 @@ pub struct Mapping {
     settings: Settings,
     lanes: Vec<Lane>,
     position: Sequence,
+    /// The lowest checkpoint that was stored.
+    settled: Sequence,
+    /// The last record, if no other will come.
+    end: Option<Sequence>,
     discarded: Vec<Discarded>,
     draining: bool,
     /// What the clock showed last.
@@ -129,7 +134,7 @@ impl Mapping {
         let lanes = settings.parallelization_factor;
         let same = checkpoints.len() == lanes;
         let lanes = (0..lanes).map(|lane| Lane::new(checkpoints.get(lane).copied().filter(|_| same).unwrap_or(position))).collect();
-        Ok(Self { settings, lanes, position, discarded: Vec::new(), draining: false, shown: None })
+        Ok(Self { settings, lanes, position, settled: position, end: None, discarded: Vec::new(), draining: false, shown: None })
     }
 
     /// Where to read on: after this record.
@@ -155,6 +160,17 @@ impl Mapping {
                 lane.push(record, now);
             }
         }
+    }
+
+    /// The shard is closed and has no record behind [`Self::position`] any more; this was its last one.
+    pub fn close(&mut self, end: Sequence) {
+        self.position = self.position.max(end);
+        self.end = Some(end);
+    }
+
+    /// Whether the shard is closed, all its records are processed or given up, and that is stored.
+    pub fn finished(&self) -> bool {
+        self.end.is_some_and(|end| self.settled >= end)
     }
 
     /// What to do now; `None` if nothing, until a record arrives, a call ends or [`Self::wake_at`] has come.
@@ -193,13 +209,15 @@ impl Mapping {
     }
 
     /// What has to be stored since the last time. A lane without records stands at the end of what was read, so that an
-    /// idle lane does not hold back the trimming of the stream; that alone is no reason to write.
+    /// idle lane does not hold back the trimming of the stream; that alone is no reason to write before the shard is closed.
     fn unsettled(&mut self) -> Option<Settlement> {
         let moved = self.lanes.iter_mut().filter_map(|lane| lane.take_moved().then_some(())).count();
-        if moved == 0 && self.discarded.is_empty() {
+        let ends = self.end.is_some_and(|end| self.settled < end) && self.lanes.iter().all(|lane| lane.first().is_none());
+        if moved == 0 && self.discarded.is_empty() && !ends {
             return None;
         }
-        let checkpoints = self.lanes.iter().map(|lane| lane.first().map_or(self.position, Sequence::before)).collect();
+        let checkpoints: Vec<_> = self.lanes.iter().map(|lane| lane.first().map_or(self.position, Sequence::before)).collect();
+        self.settled = checkpoints.iter().min().copied().unwrap_or_default();
         Some(Settlement { checkpoints, discarded: std::mem::take(&mut self.discarded) })
     }
 }

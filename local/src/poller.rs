@@ -1,24 +1,26 @@
 //! Drives mappings: reads the stream, calls the function, stores checkpoints and what was given up.
 //!
 //! One task per mapping and shard. It sleeps until a record arrives, a call ends, or the mapping wants to be asked again;
-//! nothing is polled.
+//! nothing is polled. The task that finishes a closed shard starts those of the children that waited for nothing else.
 
 use std::any::Any;
+use std::collections::BTreeSet;
 use std::fmt::Display;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aws_lambda_events::event::kinesis::KinesisEvent;
 use aws_lambda_events::event::streams::KinesisEventResponse;
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use shared::ports::PortError;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::clock::Time;
 use crate::mapping::{Action, InvalidSettings, Invocation, Mapping, Outcome, Settings, Settlement};
-use crate::store::Store;
+use crate::store::{End, Store};
 use crate::stream::event;
 
 /// Wait before the store is asked again after it failed; doubles with each try to settle.
@@ -72,10 +74,16 @@ pub enum StartError {
 }
 
 /// A running mapping over all shards. Dropping it ends it at once, as a crash would.
-pub struct Poller {
-    /// One per shard, for the receivers of one sender wake in an order of chance.
+pub struct Poller(Arc<Mutex<Tasks>>);
+
+/// What runs of a mapping: a task for each shard that was readable at some time.
+#[derive(Default)]
+struct Tasks {
+    running: JoinSet<()>,
+    started: BTreeSet<u16>,
+    /// One per task, for the receivers of one sender wake in an order of chance.
     stops: Vec<watch::Sender<bool>>,
-    shards: JoinSet<()>,
+    stopping: bool,
 }
 
 impl Poller {
@@ -85,27 +93,79 @@ impl Poller {
     /// [`StartError`] if a setting is out of range or the checkpoints cannot be read.
     pub async fn start<F: StreamFunction, T: Time>(store: &Store, consumer: Consumer, function: F, time: T) -> Result<Self, StartError> {
         store.register_mapping(consumer.name).await?;
-        let function = Arc::new(function);
-        let (mut shards, mut stops) = (JoinSet::new(), Vec::new());
-        for shard in 0..store.shards() {
-            let Some(end) = store.end_of(shard) else { continue };
-            let mapping = Mapping::new(consumer.settings.clone(), &store.checkpoints(consumer.name, shard)?)?;
-            let (stop, stopped) = watch::channel(false);
-            stops.push(stop);
-            let (store, function, time) = (store.clone(), Arc::clone(&function), time.clone());
-            let task =
-                Consuming { shard, name: consumer.name, timeout_ms: consumer.timeout_ms, store, function, time, mapping, end, stopped };
-            shards.spawn(task.run());
-        }
-        Ok(Self { stops, shards })
+        let tasks = Arc::default();
+        let poller = Self(Arc::clone(&tasks));
+        Arc::new(Starter { consumer, store: store.clone(), function: Arc::new(function), time, tasks }).start_readable()?;
+        Ok(poller)
     }
 
     /// Waits for the calls that are under way, stores their checkpoints and ends.
-    pub async fn stop(mut self) {
-        for stop in &self.stops {
-            stop.send_replace(true);
+    pub async fn stop(self) {
+        {
+            let mut tasks = lock(&self.0);
+            tasks.stopping = true;
+            for stop in &tasks.stops {
+                stop.send_replace(true);
+            }
         }
-        while self.shards.join_next().await.is_some() {}
+        while poll_fn(|context| lock(&self.0).running.poll_join_next(context)).await.is_some() {}
+    }
+}
+
+impl Drop for Poller {
+    fn drop(&mut self) {
+        let mut tasks = lock(&self.0);
+        tasks.stopping = true;
+        tasks.running.abort_all();
+    }
+}
+
+fn lock(tasks: &Mutex<Tasks>) -> MutexGuard<'_, Tasks> {
+    tasks.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Starts the tasks of a mapping.
+struct Starter<F, T> {
+    consumer: Consumer,
+    store: Store,
+    function: Arc<F>,
+    time: T,
+    tasks: Arc<Mutex<Tasks>>,
+}
+
+impl<F: StreamFunction, T: Time> Starter<F, T> {
+    /// Starts a task for each shard that may be read and has none yet.
+    fn start_readable(self: &Arc<Self>) -> Result<(), StartError> {
+        let Consumer { name, settings, timeout_ms } = &self.consumer;
+        let mut tasks = lock(&self.tasks);
+        if tasks.stopping {
+            return Ok(());
+        }
+        for shard in self.store.readable(name)? {
+            let Some(end) = self.store.end_of(shard).filter(|_| !tasks.started.contains(&shard)) else { continue };
+            let mapping = Mapping::new(settings.clone(), &self.store.checkpoints(name, shard)?)?;
+            let (stop, stopped) = watch::channel(false);
+            let (store, function, time) = (self.store.clone(), Arc::clone(&self.function), self.time.clone());
+            let task = Consuming { shard, name, timeout_ms: *timeout_ms, store, function, time, mapping, end, stopped };
+            tasks.running.spawn(Arc::clone(self).consume(task));
+            tasks.started.insert(shard);
+            tasks.stops.push(stop);
+        }
+        Ok(())
+    }
+
+    /// Reads a shard; if it comes to the end of a closed one, others wait for that.
+    fn consume(self: Arc<Self>, mut task: Consuming<F, T>) -> BoxFuture<'static, ()> {
+        let consume = async move {
+            task.run().await;
+            while task.mapping.finished()
+                && let Err(error) = self.start_readable()
+            {
+                tracing::warn!(mapping = task.name, shard = task.shard, %error, "the shards behind this one could not be looked up");
+                self.time.sleep(STORE_RETRY_MS).await;
+            }
+        };
+        consume.boxed()
     }
 }
 
@@ -117,12 +177,13 @@ struct Consuming<F, T> {
     function: Arc<F>,
     time: T,
     mapping: Mapping,
-    end: watch::Receiver<u64>,
+    end: watch::Receiver<End>,
     stopped: watch::Receiver<bool>,
 }
 
 impl<F: StreamFunction, T: Time> Consuming<F, T> {
-    async fn run(mut self) {
+    /// Until it is stopped, or the shard is closed and finished.
+    async fn run(&mut self) {
         let mut calls: JoinSet<(usize, Outcome)> = JoinSet::new();
         loop {
             let stopping = *self.stopped.borrow_and_update();
@@ -144,7 +205,7 @@ impl<F: StreamFunction, T: Time> Consuming<F, T> {
                     }
                 }
             }
-            if stopping && calls.is_empty() {
+            if self.mapping.finished() || (stopping && calls.is_empty()) {
                 return;
             }
             let room = self.mapping.room().is_some();
@@ -166,20 +227,29 @@ impl<F: StreamFunction, T: Time> Consuming<F, T> {
 
     /// Fills the mapping with what the shard has for it.
     async fn read(&mut self) {
-        while let Some(room) = self.mapping.room()
-            && *self.end.borrow_and_update() > self.mapping.position().get()
-        {
-            match self.store.records_after(self.shard, self.mapping.position(), room) {
-                // The shard's end is announced after its commit, so only trimmed records can be missing.
-                Ok(records) if records.is_empty() => return,
-                Ok(records) => self.mapping.arrive(records, self.time.now()),
-                Err(error) => {
-                    tracing::warn!(mapping = self.name, shard = self.shard, %error, "the stream could not be read");
-                    self.time.sleep(STORE_RETRY_MS).await;
-                    if *self.stopped.borrow() {
-                        return;
+        loop {
+            let end = *self.end.borrow_and_update();
+            let mut is_read = self.mapping.position() >= end.last;
+            if !is_read {
+                let Some(room) = self.mapping.room() else { return };
+                match self.store.records_after(self.shard, self.mapping.position(), room) {
+                    // The shard's end is announced after its commit, so only trimmed records can be missing.
+                    Ok(records) if records.is_empty() => is_read = true,
+                    Ok(records) => self.mapping.arrive(records, self.time.now()),
+                    Err(error) => {
+                        tracing::warn!(mapping = self.name, shard = self.shard, %error, "the stream could not be read");
+                        self.time.sleep(STORE_RETRY_MS).await;
+                        if *self.stopped.borrow() {
+                            return;
+                        }
                     }
                 }
+            }
+            if is_read {
+                if end.closed {
+                    self.mapping.close(end.last);
+                }
+                return;
             }
         }
     }

@@ -13,12 +13,13 @@ mod conditions;
 mod logs;
 mod review;
 mod rows;
+mod shards;
 mod streams;
 #[cfg(test)]
 mod tests;
 mod writer;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -27,14 +28,16 @@ use shared::ports::{Clock, PortError, StoredIntersection};
 use tokio::sync::watch;
 
 pub use self::logs::{FailedBatch, Quarantined};
+use self::shards::Ends;
+pub use self::shards::{End, ReshardError};
 use self::writer::{Durability, Writer};
 use crate::stream::SHARDS_MAX;
 
 /// Name of the file in the data directory.
 pub const FILE_NAME: &str = "greenwave.redb";
 
-/// Changes where a table means something else; a table that is missing is made.
-const FORMAT_VERSION: u64 = 1;
+/// Changes where a table means something else; a table that is missing is made. Files of version 1 are brought up to date.
+const FORMAT_VERSION: u64 = 2;
 /// Memory for pages of the file; redb's own default is 1 GiB.
 const CACHE_BYTES: usize = 64 * 1024 * 1024;
 
@@ -47,7 +50,7 @@ pub enum OpenError {
     #[error("{0} is in use by another process: stop that one or choose another data directory")]
     InUse(PathBuf),
     /// It was written by another version of Greenwave.
-    #[error("{path} has format version {found}, this program reads version {FORMAT_VERSION}: choose another data directory")]
+    #[error("{path} has format version {found}, this program reads versions 1 to {FORMAT_VERSION}: choose another data directory")]
     Format {
         /// The file.
         path: PathBuf,
@@ -67,8 +70,7 @@ struct Inner {
     writer: Writer,
     database: Arc<Database>,
     clock: Arc<dyn Clock>,
-    /// Per shard, the number of its last record.
-    ends: Arc<[watch::Sender<u64>]>,
+    ends: Arc<Mutex<Ends>>,
     bounds: Arc<logs::Bounds>,
     /// Decoded configuration; a row's tag says whether its entry still holds.
     decoded: Mutex<HashMap<String, StoredIntersection>>,
@@ -76,7 +78,7 @@ struct Inner {
 
 impl Store {
     /// Opens the store in a directory and makes both if needed; a new one gets so many shards (1 to 64), an existing one
-    /// keeps its own number.
+    /// keeps its own.
     ///
     /// After a crash this walks the whole file once.
     ///
@@ -117,7 +119,7 @@ impl Store {
         })?;
         let database = Arc::new(database);
         let writer = writer(Arc::clone(&database)).map_err(|error| OpenError::Unusable(path.to_owned(), error.to_string()))?;
-        let ends = ends.into_iter().map(watch::Sender::new).collect();
+        let ends = Arc::new(Mutex::new(ends.into_iter().map(|(shard, end)| (shard, watch::Sender::new(end))).collect()));
         Ok(Self(Arc::new(Inner { writer, database, clock, ends, bounds: Arc::default(), decoded: Mutex::default() })))
     }
 
@@ -160,27 +162,22 @@ impl<E: Into<redb::Error>> From<E> for Prepare {
     }
 }
 
-/// Checks the format, makes all tables and answers the end of each shard.
-fn prepare(database: &Database, shards: u16) -> Result<Vec<u64>, Prepare> {
+/// Checks the format, makes what is missing and answers the end of each shard.
+fn prepare(database: &Database, shards: u16) -> Result<BTreeMap<u16, End>, Prepare> {
     let transaction = database.begin_write()?;
-    let ends = {
-        let mut meta = transaction.open_table(META)?;
-        let found = meta.get("format_version")?.map(|version| version.value());
-        if let Some(found) = found.filter(|&found| found != FORMAT_VERSION) {
-            return Err(Prepare::Format(found));
-        }
-        meta.insert("format_version", FORMAT_VERSION)?;
-        let stored = meta.get("shards")?.and_then(|stored| u16::try_from(stored.value()).ok());
-        let shards = stored.unwrap_or(shards);
-        meta.insert("shards", u64::from(shards))?;
-        rows::create_tables(&transaction)?;
-        assets::create_tables(&transaction)?;
-        conditions::create_tables(&transaction)?;
-        alerts::create_tables(&transaction)?;
-        logs::create_tables(&transaction)?;
-        review::create_tables(&transaction)?;
-        streams::ends(&transaction, shards)?
-    };
+    let found = transaction.open_table(META)?.get("format_version")?.map(|version| version.value());
+    if let Some(found) = found.filter(|found| !(1..=FORMAT_VERSION).contains(found)) {
+        return Err(Prepare::Format(found));
+    }
+    transaction.open_table(META)?.insert("format_version", FORMAT_VERSION)?;
+    rows::create_tables(&transaction)?;
+    assets::create_tables(&transaction)?;
+    conditions::create_tables(&transaction)?;
+    alerts::create_tables(&transaction)?;
+    logs::create_tables(&transaction)?;
+    review::create_tables(&transaction)?;
+    streams::create_tables(&transaction)?;
+    let ends = shards::prepare(&transaction, found, shards)?;
     transaction.commit()?;
     Ok(ends)
 }

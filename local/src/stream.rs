@@ -6,7 +6,7 @@ use aws_lambda_events::event::kinesis::{KinesisEvent, KinesisEventRecord};
 use serde::{Deserialize, Serialize};
 use shared::units::Timestamp;
 
-/// Most shards of one stream.
+/// Most open shards of one stream.
 pub const SHARDS_MAX: u16 = 64;
 
 /// Name of the stream in events and in the ids of poison records.
@@ -80,10 +80,22 @@ const fn hash(key: &[u8]) -> u64 {
     hash ^ (hash >> 33)
 }
 
-/// The shard of a key: the lower half of its hash.
-#[expect(clippy::cast_possible_truncation, reason = "the remainder is below a u16")]
+/// What decides the shard of a key, as its MD5 does on Kinesis: the lower half of its hash. A shard holds a range of these.
+#[expect(clippy::cast_possible_truncation, reason = "the lower half is what is wanted")]
+pub const fn shard_hash(key: &str) -> u32 {
+    hash(key.as_bytes()) as u32
+}
+
+/// Where the range of each shard begins in a new stream of so many: all are as wide as each other.
+#[expect(clippy::cast_possible_truncation, reason = "the last range begins below 2^32")]
+pub fn first_hashes(shards: u16) -> impl Iterator<Item = u32> {
+    (0..u64::from(shards)).map(move |shard| (shard << 32).div_ceil(u64::from(shards)) as u32)
+}
+
+/// The shard of a key in a stream of so many that was never resharded: the one in whose range its hash lies.
+#[expect(clippy::cast_possible_truncation, reason = "it is below the number of shards")]
 pub const fn shard_of(key: &str, shards: u16) -> u16 {
-    ((hash(key.as_bytes()) & 0xffff_ffff) % if shards == 0 { 1 } else { shards as u64 }) as u16
+    ((shard_hash(key) as u64 * shards as u64) >> 32) as u16
 }
 
 /// The lane of a key within its shard: the upper half of its hash, so that every lane of every shard gets keys.
@@ -136,7 +148,19 @@ mod tests {
     #[test]
     fn a_key_keeps_its_shard_and_lane_for_ever() {
         // Fixed values: a change here strands stored records.
-        assert_eq!(["J1", "J2", "truck-17"].map(|k| (shard_of(k, 4), lane_of(k, 4))), [(0, 3), (0, 3), (1, 0)]);
+        assert_eq!(["J1", "J2", "truck-17"].map(|k| (shard_of(k, 4), lane_of(k, 4))), [(0, 3), (3, 3), (3, 0)]);
+    }
+
+    #[test]
+    fn ranges_of_equal_width_begin_where_the_shard_of_a_key_changes() {
+        for shards in 1..=SHARDS_MAX {
+            let firsts: Vec<u32> = first_hashes(shards).collect();
+            assert!(firsts.len() == usize::from(shards) && firsts[0] == 0 && firsts.is_sorted_by(|a, b| a < b), "{firsts:?}");
+            for key in (0..200).map(|i| format!("J{i}")) {
+                let holds = firsts.partition_point(|&first| first <= shard_hash(&key)) - 1;
+                assert_eq!(usize::from(shard_of(&key, shards)), holds, "{key} of {shards}");
+            }
+        }
     }
 
     #[test]

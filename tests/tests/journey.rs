@@ -82,11 +82,11 @@ impl City {
     /// before it is done, so the second step of a neighbour in the same lane comes after everything else.
     fn settle(&self) {
         let place = |id| (shard_of(id, 4), lane_of(id, signal_adjustment_settings().parallelization_factor));
-        assert_eq!(place("J1"), place("J2"));
-        self.configure(&configuration("J2"));
+        assert_eq!(place("J1"), place("J5"));
+        self.configure(&configuration("J5"));
         for seconds in [0, 5] {
-            self.post(&step("J2", at(seconds), EMPTY));
-            self.plan_as_of("J2", at(seconds));
+            self.post(&step("J5", at(seconds), EMPTY));
+            self.plan_as_of("J5", at(seconds));
         }
     }
 }

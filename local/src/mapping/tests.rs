@@ -269,6 +269,39 @@ fn a_mapping_stops_to_read_when_it_holds_enough() {
 }
 
 #[test]
+fn a_closed_shard_is_finished_when_its_last_record_is_processed_or_given_up_and_that_is_stored() {
+    for (outcome, calls) in [(success(), 1), (Outcome::Failed, 3)] {
+        let mut mapping = with(settings(), records(2));
+        let Some(Action::Invoke(call)) = mapping.next(at(0)) else { panic!("a call") };
+        mapping.close(Sequence::new(2));
+        assert!(!mapping.finished() && mapping.next(at(0)).is_none(), "its call is under way");
+        mapping.complete(call.lane, &outcome, at(0));
+        assert!(!mapping.finished(), "nothing is stored");
+        let rest = run(&mut mapping, |_| outcome.clone());
+        assert!(mapping.finished());
+        assert_eq!((rest.calls.len() + 1, rest.checkpoints), (calls, vec![vec![2]]));
+    }
+}
+
+#[test]
+fn a_shard_that_is_closed_when_all_is_settled_is_finished_without_a_write() {
+    let mut mapping = with(settings(), records(2));
+    run(&mut mapping, |_| success());
+    assert!(!mapping.finished());
+    mapping.close(Sequence::new(2));
+    assert!(mapping.finished() && mapping.next(at(0)).is_none());
+}
+
+#[test]
+fn a_closed_shard_whose_last_records_are_gone_is_settled_at_its_end() {
+    let mut mapping = Mapping::new(Settings { parallelization_factor: 2, ..settings() }, &[Sequence::new(3)]).unwrap();
+    mapping.close(Sequence::new(7));
+    assert!(!mapping.finished());
+    assert_eq!(run(&mut mapping, |_| success()).checkpoints, [[7, 7]]);
+    assert!(mapping.finished());
+}
+
+#[test]
 fn settings_outside_what_aws_accepts_are_refused() {
     let wrong = [
         Settings { batch_size: 0, ..settings() },

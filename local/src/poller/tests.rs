@@ -12,6 +12,7 @@ use super::*;
 use crate::clock::SystemClock;
 use crate::faults::{FaultyFunction, FaultyStream, FunctionFaults, Seed, StreamFaults, VirtualClock};
 use crate::mapping::Condition;
+use crate::stream::shard_hash;
 
 /// What a function did: (key, data) in the order of the effects.
 #[derive(Clone, Default)]
@@ -179,7 +180,183 @@ async fn with_bisect_one_poison_record_is_kept_aside_and_all_others_take_effect(
     assert_eq!((failed.len(), failed[0].records[0].data.as_slice()), (1, b"42".as_slice()));
 }
 
-/// One whole run by seed: producers over a stream that refuses, a function that fails, pollers that crash.
+/// A function that fails with records of a key while it is told to.
+#[derive(Clone, Default)]
+struct Stuck {
+    effects: Effects,
+    key: Arc<Mutex<Option<&'static str>>>,
+    failures: Arc<AtomicUsize>,
+}
+
+impl Stuck {
+    fn at(key: &'static str) -> Self {
+        Self { key: Arc::new(Mutex::new(Some(key))), ..Self::default() }
+    }
+
+    fn go_on(&self) {
+        *self.key.lock().unwrap() = None;
+    }
+
+    async fn failed(&self, more: usize) {
+        let before = self.failures.load(Ordering::Relaxed);
+        until("failed", || self.failures.load(Ordering::Relaxed) >= before + more).await;
+    }
+
+    fn function(&self) -> impl StreamFunction<Error = String> + use<> {
+        let stuck = self.clone();
+        move |event: KinesisEvent| {
+            let key = *stuck.key.lock().unwrap();
+            let fails = event.records.iter().any(|record| Some(record.kinesis.partition_key.as_str()) == key);
+            if fails {
+                stuck.failures.fetch_add(1, Ordering::Relaxed);
+            } else {
+                stuck.effects.take(&event);
+            }
+            async move { if fails { Err("stuck".to_owned()) } else { Ok(KinesisEventResponse::default()) } }
+        }
+    }
+
+    /// The effects on a key, in their order.
+    fn of(&self, key: &str) -> Vec<u64> {
+        self.effects.all().into_iter().filter(|(of, _)| of == key).map(|(_, n)| n).collect()
+    }
+}
+
+fn for_ever() -> Consumer {
+    let mut consumer = consumer();
+    consumer.settings.maximum_retry_attempts = -1;
+    consumer
+}
+
+/// In the lower and in the upper half of all hashes.
+const LOW: &str = "J1";
+const HIGH: &str = "J2";
+const HALF: u32 = 1 << 31;
+
+#[test]
+fn the_keys_of_these_tests_are_on_both_sides_of_a_split() {
+    assert!(shard_hash(LOW) < HALF && shard_hash(HIGH) >= HALF);
+}
+
+#[tokio::test(start_paused = true)]
+async fn children_are_read_when_their_parent_is_read_to_its_end_and_not_before() {
+    let (clock, stuck) = (virtual_clock(), Stuck::at(LOW));
+    let store = Store::in_memory(1, clock.clone()).unwrap();
+    let poller = Poller::start(&store, for_ever(), stuck.function(), clock).await.unwrap();
+    store.append(&[reading(LOW, 1), reading(HIGH, 1)]).await.unwrap();
+    stuck.failed(1).await;
+    store.split(0, HALF).await.unwrap();
+    store.append(&[reading(LOW, 2), reading(HIGH, 2)]).await.unwrap();
+    stuck.failed(20).await;
+    assert_eq!(stuck.effects.all(), []);
+    stuck.go_on();
+    until("settled", || store.lag("signals").unwrap() == 0).await;
+    assert_eq!((stuck.of(LOW), stuck.of(HIGH)), (vec![1, 2], vec![1, 2]));
+    store.append(&[reading(LOW, 3), reading(HIGH, 3)]).await.unwrap();
+    until("settled", || store.lag("signals").unwrap() == 0).await;
+    assert_eq!((stuck.of(LOW), stuck.of(HIGH)), (vec![1, 2, 3], vec![1, 2, 3]));
+    poller.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_child_of_two_waits_for_both_and_so_does_what_becomes_of_it_before_it_has_a_record() {
+    for last in [LOW, HIGH] {
+        let (clock, stuck) = (virtual_clock(), Stuck::at(last));
+        let store = Store::in_memory(2, clock.clone()).unwrap();
+        let poller = Poller::start(&store, for_ever(), stuck.function(), clock).await.unwrap();
+        store.append(&[reading(LOW, 1), reading(HIGH, 1)]).await.unwrap();
+        stuck.failed(1).await;
+        store.merge(0, 1).await.unwrap();
+        store.split(2, HALF).await.unwrap();
+        store.append(&[reading(LOW, 2), reading(HIGH, 2)]).await.unwrap();
+        stuck.failed(20).await;
+        assert_eq!(stuck.effects.all().len(), 1, "the other parent has been read");
+        stuck.go_on();
+        until("settled", || store.lag("signals").unwrap() == 0).await;
+        assert_eq!((stuck.of(LOW), stuck.of(HIGH)), (vec![1, 2], vec![1, 2]));
+        poller.stop().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_is_being_halved_when_its_shard_closes_is_halved_to_its_end() {
+    let (clock, stuck) = (virtual_clock(), Stuck::at("poison"));
+    let store = Store::in_memory(1, clock.clone()).unwrap();
+    let mut records: Vec<_> = (0..50).map(|n| reading(LOW, n)).collect();
+    records.insert(21, reading("poison", 0));
+    store.append(&records).await.unwrap();
+    let mut consumer = consumer();
+    consumer.settings.bisect_batch_on_function_error = true;
+    let poller = Poller::start(&store, consumer, stuck.function(), clock).await.unwrap();
+    stuck.failed(3).await;
+    store.split(0, HALF).await.unwrap();
+    store.append(&(50..60).map(|n| reading(LOW, n)).collect::<Vec<_>>()).await.unwrap();
+    until("settled", || store.lag("signals").unwrap() == 0).await;
+    poller.stop().await;
+    assert_eq!(stuck.of(LOW), (0..60).collect::<Vec<_>>());
+    let failed = store.failed_batches(None, 10).unwrap().items;
+    assert_eq!((failed.len(), failed[0].records.len(), failed[0].records[0].key.as_str()), (1, 1, "poison"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_poller_that_was_killed_around_a_reshard_goes_on_with_the_parent() {
+    for killed_first in [true, false] {
+        let (clock, stuck) = (virtual_clock(), Stuck::at(LOW));
+        let store = Store::in_memory(1, clock.clone()).unwrap();
+        store.append(&[reading(LOW, 1)]).await.unwrap();
+        let poller = Poller::start(&store, for_ever(), stuck.function(), clock.clone()).await.unwrap();
+        stuck.failed(1).await;
+        if killed_first {
+            drop(poller);
+            store.split(0, HALF).await.unwrap();
+        } else {
+            store.split(0, HALF).await.unwrap();
+            stuck.failed(1).await;
+            drop(poller);
+        }
+        store.append(&[reading(LOW, 2)]).await.unwrap();
+        let poller = Poller::start(&store, for_ever(), stuck.function(), clock).await.unwrap();
+        stuck.failed(5).await;
+        stuck.go_on();
+        until("settled", || store.lag("signals").unwrap() == 0).await;
+        assert_eq!(stuck.of(LOW), [1, 2]);
+        poller.stop().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_poller_that_is_stopped_with_its_shard_closed_starts_no_child_and_the_next_one_does() {
+    let (clock, effects) = (virtual_clock(), Effects::default());
+    let store = Store::in_memory(1, clock.clone()).unwrap();
+    let poller = Poller::start(&store, consumer(), effects.function(), clock.clone()).await.unwrap();
+    store.append(&[reading(LOW, 1)]).await.unwrap();
+    until("settled", || store.lag("signals").unwrap() == 0).await;
+    store.split(0, HALF).await.unwrap();
+    store.append(&[reading(LOW, 2)]).await.unwrap();
+    poller.stop().await;
+    assert_eq!(effects.all(), [(LOW.into(), 1)]);
+    let poller = Poller::start(&store, consumer(), effects.function(), clock).await.unwrap();
+    until("settled", || store.lag("signals").unwrap() == 0).await;
+    poller.stop().await;
+    assert_eq!(effects.all(), [(LOW.into(), 1), (LOW.into(), 2)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mapping_of_a_new_name_begins_with_the_oldest_shards() {
+    let (clock, effects) = (virtual_clock(), Effects::default());
+    let store = Store::in_memory(1, clock.clone()).unwrap();
+    store.append(&[reading(LOW, 1)]).await.unwrap();
+    store.split(0, HALF).await.unwrap();
+    store.append(&[reading(LOW, 2)]).await.unwrap();
+    store.merge(1, 2).await.unwrap();
+    store.append(&[reading(LOW, 3)]).await.unwrap();
+    let poller = Poller::start(&store, consumer(), effects.function(), clock).await.unwrap();
+    until("settled", || store.lag("signals").unwrap() == 0).await;
+    poller.stop().await;
+    assert_eq!(effects.all(), [1, 2, 3].map(|n| (LOW.into(), n)));
+}
+
+/// One whole run by seed: producers over a stream that refuses and is resharded, a function that fails, pollers that crash.
 async fn simulate(seed: u64) -> (Vec<(String, u64)>, i64) {
     let (seeds, clock, effects) = (Seed::new(seed), virtual_clock(), Effects::default());
     let store = Store::in_memory(4, clock.clone()).unwrap();
@@ -202,6 +379,14 @@ async fn simulate(seed: u64) -> (Vec<(String, u64)>, i64) {
             // At least once, one record of a key at a time: the caller's part of the contract.
             while !matches!(stream.append(&[reading(key, n)]).await.as_deref(), Ok([Ok(())])) {
                 tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+        if n % 4 == 3 {
+            let open = store.open_shards().unwrap();
+            let (first, shard) = open[usize::try_from(seed + n).unwrap() % open.len()];
+            match open.iter().find(|(other, _)| *other > first) {
+                Some((_, next)) if n % 8 == 3 => drop(store.merge(shard, *next).await.unwrap()),
+                next => drop(store.split(shard, first + (next.map_or(u32::MAX, |next| next.0) - first) / 2).await.unwrap()),
             }
         }
         if n % 10 == 9 {

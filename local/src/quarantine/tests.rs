@@ -71,7 +71,7 @@ async fn say(store: &Store, clock: &VirtualClock, line: &str) -> String {
 /// What the stream has, by key.
 fn stream(store: &Store) -> BTreeMap<String, Vec<String>> {
     let mut all: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for shard in 0..store.shards() {
+    for shard in store.shards() {
         for record in store.records_after(shard, Sequence::START, Room { records: usize::MAX, bytes: usize::MAX }).unwrap() {
             all.entry(record.key).or_default().push(String::from_utf8_lossy(&record.data).into_owned());
         }

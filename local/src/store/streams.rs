@@ -1,16 +1,16 @@
-//! The sharded stream and the checkpoints of the mappings that read it.
+//! The records of the stream and the checkpoints of the mappings that read it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use redb::{ReadableTable, TableDefinition, WriteTransaction};
 use shared::ports::{PortError, ReadingStream, StreamRecord};
 use shared::units::Timestamp;
-use tokio::sync::watch;
 
+use super::shards::{self, Ranges};
 use super::{Durability, FailedBatch, Store, logs, unavailable};
 use crate::mapping::{Room, Settlement};
-use crate::stream::{Record, Sequence, shard_of};
+use crate::stream::{Record, Sequence};
 
 /// Limits of one call, as those of `PutRecords`.
 const APPEND_RECORDS_MAX: usize = 500;
@@ -26,31 +26,20 @@ const RETENTION_MS: i64 = 24 * 60 * 60 * 1000;
 const TRIM_BASE: usize = 8;
 
 /// (shard, number) -> (arrival, key, data).
-const STREAM: TableDefinition<(u16, u64), (i64, &str, &[u8])> = TableDefinition::new("stream");
+pub(super) const STREAM: TableDefinition<(u16, u64), (i64, &str, &[u8])> = TableDefinition::new("stream");
 /// Shard -> number of its last record; outlives the record.
-const ENDS: TableDefinition<u16, u64> = TableDefinition::new("stream_ends");
+pub(super) const ENDS: TableDefinition<u16, u64> = TableDefinition::new("stream_ends");
 /// (mapping, shard) -> checkpoint of each lane.
-const CHECKPOINTS: TableDefinition<(&str, u16), Vec<u64>> = TableDefinition::new("checkpoints");
+pub(super) const CHECKPOINTS: TableDefinition<(&str, u16), Vec<u64>> = TableDefinition::new("checkpoints");
 
-/// Makes the tables and answers the end of each shard.
-pub(super) fn ends(transaction: &WriteTransaction, shards: u16) -> Result<Vec<u64>, redb::Error> {
+pub(super) fn create_tables(transaction: &WriteTransaction) -> Result<(), redb::Error> {
     transaction.open_table(STREAM)?;
+    transaction.open_table(ENDS)?;
     transaction.open_table(CHECKPOINTS)?;
-    let ends = transaction.open_table(ENDS)?;
-    (0..shards).map(|shard| Ok(ends.get(shard)?.map_or(0, |end| end.value()))).collect()
+    Ok(())
 }
 
 impl Store {
-    /// Number of shards.
-    pub fn shards(&self) -> u16 {
-        u16::try_from(self.0.ends.len()).unwrap_or(u16::MAX)
-    }
-
-    /// The number of a shard's last record, to wait for its next one; `None` for a shard that does not exist.
-    pub fn end_of(&self, shard: u16) -> Option<watch::Receiver<u64>> {
-        self.0.ends.get(usize::from(shard)).map(watch::Sender::subscribe)
-    }
-
     /// Records of a shard after a place, in order, as far as there is room.
     ///
     /// # Errors
@@ -77,12 +66,12 @@ impl Store {
     /// # Errors
     /// [`PortError::Unavailable`] if the store cannot take it.
     pub async fn register_mapping(&self, mapping: &str) -> Result<(), PortError> {
-        let (mapping, shards) = (mapping.to_owned(), self.shards());
+        let mapping = mapping.to_owned();
         let work = move |transaction: &WriteTransaction| {
             let mut table = transaction.open_table(CHECKPOINTS)?;
-            for shard in 0..shards {
+            for (shard, begin) in shards::begins(transaction)? {
                 if table.get((mapping.as_str(), shard))?.is_none() {
-                    table.insert((mapping.as_str(), shard), vec![0])?;
+                    table.insert((mapping.as_str(), shard), vec![begin])?;
                 }
             }
             Ok(())
@@ -98,19 +87,6 @@ impl Store {
         let table = self.read()?.open_table(CHECKPOINTS).map_err(unavailable)?;
         let stored = table.get((mapping, shard)).map_err(unavailable)?;
         Ok(stored.map(|row| row.value().into_iter().map(Sequence::new).collect()).unwrap_or_default())
-    }
-
-    /// Records that a mapping has not settled yet, over all shards; those of its slowest lane count with what lies behind them.
-    ///
-    /// # Errors
-    /// [`PortError::Unavailable`] if the file cannot be read.
-    pub fn lag(&self, mapping: &str) -> Result<u64, PortError> {
-        (0..).zip(self.0.ends.iter()).try_fold(0, |lag, (shard, end)| {
-            // The end first: a checkpoint read later can only make the lag smaller.
-            let end = *end.borrow();
-            let settled = self.checkpoints(mapping, shard)?.into_iter().min().unwrap_or_default();
-            Ok(lag + end.saturating_sub(settled.get()))
-        })
     }
 
     /// Stores how far a mapping has come in a shard and, in the same commit, what it gave up.
@@ -148,19 +124,21 @@ impl ReadingStream for Store {
         if accepted.is_empty() {
             return Ok(answers);
         }
-        let (inner, ends, shards) = (Arc::clone(&self.0.clock), Arc::clone(&self.0.ends), self.shards());
+        let (clock, ends) = (Arc::clone(&self.0.clock), Arc::clone(&self.0.ends));
         let work = move |transaction: &WriteTransaction| {
-            let now = inner.now();
-            let appended = insert(transaction, &accepted, shards, now)?;
-            trim(transaction, appended.keys(), accepted.len(), now)?;
-            Ok(appended)
+            let (now, ranges) = (clock.now(), Ranges::read(transaction)?);
+            let appended = insert(transaction, &accepted, &ranges, now)?;
+            let forgotten = trim(transaction, &ranges, appended.keys(), accepted.len(), now)?;
+            Ok((appended, forgotten))
         };
-        let announce = move |appended: BTreeMap<u16, u64>| {
-            for (shard, end) in appended {
-                if let Some(sender) = ends.get(usize::from(shard)) {
-                    sender.send_replace(end);
+        let announce = move |(appended, forgotten): (BTreeMap<u16, u64>, Vec<u16>)| {
+            let mut ends = ends.lock().unwrap_or_else(PoisonError::into_inner);
+            for (shard, last) in appended {
+                if let Some(end) = ends.get(&shard) {
+                    end.send_modify(|end| end.last = Sequence::new(last));
                 }
             }
+            ends.retain(|shard, _| !forgotten.contains(shard));
         };
         self.write(Durability::Disk, work, announce).await?;
         Ok(answers)
@@ -181,14 +159,14 @@ fn check(record: &StreamRecord) -> Result<(), PortError> {
 fn insert(
     transaction: &WriteTransaction,
     records: &[StreamRecord],
-    shards: u16,
+    ranges: &Ranges,
     now: Timestamp,
 ) -> Result<BTreeMap<u16, u64>, redb::Error> {
     let mut stream = transaction.open_table(STREAM)?;
     let mut ends = transaction.open_table(ENDS)?;
     let mut appended = BTreeMap::new();
     for record in records {
-        let shard = shard_of(&record.key, shards);
+        let shard = ranges.shard_of(&record.key)?;
         let last = match appended.get(&shard) {
             Some(&last) => last,
             None => ends.get(shard)?.map_or(0, |end| end.value()),
@@ -202,20 +180,24 @@ fn insert(
     Ok(appended)
 }
 
-/// Deletes records that every mapping has settled and that are past their retention, in the shards that just grew.
+/// Deletes records that every mapping has settled and that are past their retention, in the shards that just grew and in
+/// those that grow no more; answers which of these are needed by nobody any more.
 fn trim<'a>(
     transaction: &WriteTransaction,
-    shards: impl Iterator<Item = &'a u16>,
+    ranges: &Ranges,
+    grown: impl Iterator<Item = &'a u16>,
     appended: usize,
     now: Timestamp,
-) -> Result<(), redb::Error> {
-    let shards: BTreeSet<u16> = shards.copied().collect();
+) -> Result<Vec<u16>, redb::Error> {
+    let closed = shards::begins(transaction)?.into_keys().filter(|&shard| !ranges.is_open(shard));
+    let shards: BTreeSet<u16> = grown.copied().chain(closed).collect();
     let mut settled: BTreeMap<u16, u64> = BTreeMap::new();
     for row in transaction.open_table(CHECKPOINTS)?.iter()? {
         let (key, lanes) = row?;
         let lowest = lanes.value().into_iter().min().unwrap_or_default();
         settled.entry(key.value().1).and_modify(|settled| *settled = lowest.min(*settled)).or_insert(lowest);
     }
+    let mut emptied = BTreeSet::new();
     let mut stream = transaction.open_table(STREAM)?;
     let oldest = now.plus_millis(-RETENTION_MS).as_millis();
     for shard in shards {
@@ -231,6 +213,9 @@ fn trim<'a>(
         for place in expired {
             stream.remove(place)?;
         }
+        if !ranges.is_open(shard) && stream.range((shard, 0)..=(shard, u64::MAX))?.next().is_none() {
+            emptied.insert(shard);
+        }
     }
-    Ok(())
+    shards::forget(transaction, &emptied, &settled)
 }
