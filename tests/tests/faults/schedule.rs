@@ -81,6 +81,15 @@ pub(crate) enum Act {
     Restart {
         /// Whether calls under way may end first.
         gently: bool,
+        /// What becomes of the shards while nobody reads them.
+        reshards: Vec<Reshard>,
+    },
+    /// Shards are split and merged, one after the other, while everything else goes on.
+    Reshard {
+        /// Wait before it, ms.
+        after_ms: u64,
+        /// What becomes of them.
+        reshards: Vec<Reshard>,
     },
     /// Batches that were delivered before are delivered once more, to other instances of the functions.
     Again(Vec<u16>),
@@ -96,6 +105,15 @@ pub(crate) enum Act {
         /// For so long, s.
         seconds: u32,
     },
+}
+
+/// What becomes of an open shard.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reshard {
+    /// Which one, counted in the order of their ranges, past the last from the first on.
+    pub(crate) which: u8,
+    /// How much of its range the first of two children gets, in 256ths; `None` merges it with its neighbour.
+    pub(crate) split: Option<u8>,
 }
 
 /// What sensors send in one request.
@@ -196,12 +214,17 @@ fn post() -> impl Strategy<Value = Post> {
     )
 }
 
+fn reshard() -> impl Strategy<Value = Reshard> {
+    (any::<u8>(), prop_oneof![1 => Just(None), 2 => any::<u8>().prop_map(Some)]).prop_map(|(which, split)| Reshard { which, split })
+}
+
 fn act() -> impl Strategy<Value = Act> {
     let poison = prop_oneof![Just(vec![]), Just(b"{}".to_vec()), Just(b"{\"v\": 9}".to_vec()), vec(any::<u8>(), 1..8)];
     prop_oneof![
         24 => post().prop_map(Act::Post),
         2 => (0..KEYS.len(), poison).prop_map(|(key, data)| Act::Poison { key, data }),
-        1 => any::<bool>().prop_map(|gently| Act::Restart { gently }),
+        1 => (any::<bool>(), vec(reshard(), 0..3)).prop_map(|(gently, reshards)| Act::Restart { gently, reshards }),
+        2 => (prop_oneof![Just(0_u64), 0..60_000_u64], vec(reshard(), 1..4)).prop_map(|(after_ms, reshards)| Act::Reshard { after_ms, reshards }),
         4 => vec(any::<u16>(), 1..4).prop_map(Act::Again),
         2 => Just(Act::Sweep),
         1 => (-7_200..7_200_i64).prop_map(|ahead_s| Act::Jump { ahead_s }),

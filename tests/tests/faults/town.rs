@@ -14,7 +14,7 @@ use greenwave::faults::{Dice, FaultyFunction, FaultyStore, FaultyStream, Functio
 use greenwave::mapping::Settings;
 use greenwave::poller::{Consumer, Poller, StreamFunction};
 use greenwave::serve::{maintenance_prediction_settings, signal_adjustment_settings};
-use greenwave::store::Store;
+use greenwave::store::{ReshardError, Store};
 use sensor_ingestion::Config;
 use serde_json::{Value, json};
 use shared::intersection::Intersection;
@@ -29,13 +29,14 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tower::ServiceExt;
 
-use crate::schedule::{Act, KEYS, Mapping, Post, Schedule, Setting, Spot, Strike};
+use crate::schedule::{Act, KEYS, Mapping, Post, Reshard, Schedule, Setting, Spot, Strike};
 use crate::witness::{CALL, Call, Log, Task, Witness};
 
 /// The functions' `Timeout` in the template.
 const FUNCTION_TIMEOUT: Duration = Duration::from_secs(30);
-/// In so many looks, five seconds apart, everything must be done once the storm is over.
-const LOOKS: usize = 200;
+/// In so many looks, five seconds apart, everything must be done once the storm is over: shards wait for those before them,
+/// and each of a line of twenty may wait for its batching window of five minutes.
+const LOOKS: usize = 1_500;
 
 type Signals = signal_adjustment::workflow::Workflow<FaultyStore<Witness>, VirtualClock>;
 type Maintenance = maintenance_prediction::workflow::Workflow<FaultyStore<Witness>, FaultyStore<Memory>, Memory, VirtualClock>;
@@ -161,13 +162,21 @@ impl Storm {
                 let record = StreamRecord { key: KEYS[*key].into(), data: data.clone() };
                 assert_eq!(self.town.store.append(&[record]).await.unwrap(), [Ok(())]);
             }
-            Act::Restart { gently } => {
+            Act::Restart { gently, reshards } => {
                 for poller in std::mem::take(&mut self.pollers) {
                     if *gently {
                         poller.stop().await;
                     }
                 }
+                reshard(&self.town.store, reshards).await;
                 self.start().await;
+            }
+            Act::Reshard { after_ms, reshards } => {
+                let (store, after, reshards) = (self.town.store.clone(), Duration::from_millis(*after_ms), reshards.clone());
+                self.background.spawn(async move {
+                    sleep(after).await;
+                    reshard(&store, &reshards).await;
+                });
             }
             Act::Again(which) => self.deliver_again(which),
             Act::Sweep => {
@@ -304,6 +313,29 @@ impl Storm {
             sleep(Duration::from_secs(5)).await;
         }
         Err("the checkpoints do not reach the end of the stream although nothing fails any more".into())
+    }
+}
+
+/// Splits and merges shards, as far as they can be.
+async fn reshard(store: &Store, reshards: &[Reshard]) {
+    for Reshard { which, split } in reshards {
+        let open = store.open_shards().unwrap();
+        let place = usize::from(*which) % open.len();
+        let ((first, shard), next) = (open[place], open.get(place + 1).copied());
+        let outcome = match (split, next) {
+            (Some(share), _) => {
+                let width = next.map_or(u32::MAX, |(next, _)| next - 1) - first;
+                store.split(shard, first + 1 + u32::try_from((u64::from(width) * u64::from(*share)) >> 8).unwrap()).await
+            }
+            (None, Some((_, next))) => store.merge(shard, next).await,
+            (None, None) => continue,
+        };
+        match outcome {
+            Ok(children) => assert!(children.iter().all(|&child| !store.end_of(child).unwrap().borrow().closed)),
+            Err(error) => assert!(matches!(error, ReshardError::Full | ReshardError::NotDivided { .. }), "{error}"),
+        }
+        assert!(store.end_of(shard).unwrap().borrow().closed || store.open_shards().unwrap() == open);
+        assert_eq!(store.open_shards().unwrap()[0].0, 0);
     }
 }
 
