@@ -428,6 +428,63 @@ fn the_same_seed_gives_the_same_schedule() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn while_threads_append_and_reshard_and_pollers_restart_each_key_keeps_its_order() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path(), 2, SystemClock).unwrap();
+    let (called, mut calls) = tokio::sync::mpsc::unbounded_channel();
+    let start = || {
+        let called = called.clone();
+        let function = move |event: KinesisEvent| {
+            for record in event.records {
+                let n: u64 = String::from_utf8(record.kinesis.data.0).unwrap().parse().unwrap();
+                called.send((record.kinesis.partition_key, n)).unwrap();
+            }
+            async { Ok::<_, String>(KinesisEventResponse::default()) }
+        };
+        Poller::start(&store, consumer(), function, SystemClock)
+    };
+    let mut poller = start().await.unwrap();
+    let mut work = JoinSet::new();
+    for writer in 0..8 {
+        let store = store.clone();
+        work.spawn(async move {
+            for n in 0..50 {
+                store.append(&[reading(&format!("J{writer}"), n)]).await.unwrap();
+            }
+        });
+    }
+    let reshards = store.clone();
+    work.spawn(async move {
+        for n in 0..60 {
+            let open = reshards.open_shards().unwrap();
+            let place = 7 * n % open.len();
+            let ((first, shard), next) = (open[place], open.get(place + 1));
+            match next {
+                Some((_, next)) if n % 3 > 0 => drop(reshards.merge(shard, *next).await.unwrap()),
+                next => drop(reshards.split(shard, first + (next.map_or(u32::MAX, |next| next.0) - first) / 2).await.unwrap()),
+            }
+        }
+    });
+    let mut first: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+    let mut seen = 0;
+    while seen < 8 * 50 {
+        let (key, n) = calls.recv().await.unwrap();
+        let of_key = first.entry(key).or_default();
+        if !of_key.contains(&n) {
+            of_key.push(n);
+            seen += 1;
+            if seen % 20 == 0 {
+                drop(poller);
+                poller = start().await.unwrap();
+            }
+        }
+    }
+    work.join_all().await;
+    poller.stop().await;
+    assert!(first.values().all(|seen| *seen == (0..50).collect::<Vec<_>>()), "{first:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_record_reaches_the_function_within_milliseconds_of_its_append() {
     let directory = tempfile::tempdir().unwrap();
     let store = Store::open(directory.path(), 4, SystemClock).unwrap();
