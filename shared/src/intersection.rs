@@ -266,6 +266,7 @@ pub struct Intersection {
     time_of_day: TimeOfDayPlan,
     control: Control,
     cover: Vec<usize>,
+    homes: Vec<Option<usize>>,
     at_once: Vec<u32>,
     layout: u64,
     document: Value,
@@ -327,6 +328,11 @@ impl Intersection {
     /// situation.
     pub fn cover(&self) -> &[usize] {
         &self.cover
+    }
+
+    /// The first stage of the [`Self::cover`] that serves a movement.
+    pub fn home_of(&self, movement: usize) -> Option<usize> {
+        self.homes.get(movement).copied().flatten()
     }
 
     /// Time to serve the [`Self::cover`] once at its shortest greens, coming from any stage.

@@ -68,6 +68,9 @@ pub enum SafetyViolation {
     /// no movement loses its green.
     #[error("entry {0} does not begin one yellow change and red clearance after the green before it")]
     Clearance(usize),
+    /// A green is so short that a controller that sets out for a later one in time, one clearance before it, never shows it.
+    #[error("entry {0} is over before the clearance from the green before it to a later one")]
+    Skipped(usize),
     /// A movement would be red for too long, or could not be saved from it any more.
     #[error("movement {movement} would be red for longer than its maximum if entry {entry} is followed to its end")]
     RedMax {
@@ -119,6 +122,9 @@ impl SignalPlan {
                 if entry.start != before.end() + intersection.clearance_between(before.stage, entry.stage) {
                     return Err(SafetyViolation::Clearance(i));
                 }
+                if let Some(skipped) = first_skipped(intersection, stages.get(..i).unwrap_or_default(), entry) {
+                    return Err(SafetyViolation::Skipped(skipped));
+                }
                 ledger.leave(intersection, before.stage, entry.stage, before.end());
             }
             ledger.serve(intersection, entry.stage, entry.start).map_err(|movement| SafetyViolation::RedMax { movement, entry: i })?;
@@ -166,6 +172,20 @@ impl SignalPlan {
     pub const fn valid_until(&self) -> Timestamp {
         self.valid_until
     }
+}
+
+/// The first entry that a controller would skip because the clearance from the green before it to this later entry has begun by then.
+fn first_skipped(intersection: &Intersection, before: &[PlannedStage], entry: &PlannedStage) -> Option<usize> {
+    let (_, earlier) = before.split_last()?;
+    let sets_out = |from: &PlannedStage| entry.start - intersection.clearance_between(from.stage, entry.stage);
+    earlier.iter().position(|from| from.stage != entry.stage && sets_out(from) <= from.end()).map(|number| number + 1)
+}
+
+/// When a green may end at the earliest so that the next one makes no controller skip it, after these.
+pub(crate) fn shown_until(intersection: &Intersection, before: &[PlannedStage], stage: usize, next: usize) -> Option<Timestamp> {
+    let clearance = intersection.clearance_between(stage, next);
+    let after = |from: &PlannedStage| from.end() + intersection.clearance_between(from.stage, next) + Deciseconds::new(1);
+    before.iter().filter(|from| from.stage != next).map(|from| after(from) - clearance).max()
 }
 
 /// Which movements wait, since when, and until when they must be green.
@@ -270,10 +290,11 @@ impl RedLedger {
 
     /// The stage of the cover that serves the most urgent movement, other than the current one.
     fn next_of_recovery(&self, intersection: &Intersection, current: usize) -> Option<usize> {
-        let home = |movement: usize| intersection.cover().iter().copied().find(|&s| intersection.movements_of(s).contains(movement));
         let waiting = self.waiting.iter().enumerate().filter_map(|(movement, waiting)| waiting.map(|w| (movement, w)));
         waiting
-            .filter_map(|(movement, w)| home(movement).filter(|&s| s != current).map(|s| ((w.deadline, w.since, movement), s)))
+            .filter_map(|(movement, w)| {
+                intersection.home_of(movement).filter(|&s| s != current).map(|s| ((w.deadline, w.since, movement), s))
+            })
             .min_by_key(|(urgency, _)| *urgency)
             .map(|(_, stage)| stage)
     }

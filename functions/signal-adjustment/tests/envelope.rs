@@ -323,6 +323,51 @@ fn a_long_soak_breaks_no_limit() {
     });
 }
 
+/// A short stage that begins without a clearance, between two others with a long one.
+fn with_a_short_stage(green_max_s: u32) -> Intersection {
+    let lane = |n: usize| serde_json::json!({"id": format!("l{n}"), "length_m": 120.0, "speed_limit_kmh": 50.0, "detector_id": format!("d{n}")});
+    let movement = |n: usize| serde_json::json!({"id": format!("m{n}"), "from_lane": format!("l{n}"), "to_exit": "x", "turn": "through"});
+    let limits = |min: f64, max: u32, yellow: f64, red: f64| {
+        serde_json::json!({"green_min_s": min, "green_max_s": max, "yellow_change_s": yellow, "red_clearance_s": red})
+    };
+    let document = serde_json::json!({
+        "id": "J1", "name": "", "location": null,
+        "lanes": [lane(0), lane(1)], "exits": [{"id": "x", "length_m": 100.0, "detector_id": null, "to_intersection": null}],
+        "movements": [movement(0), movement(1)],
+        "stages": [
+            {"id": "one", "protected": ["m1"], "permitted": []},
+            {"id": "both", "protected": ["m0", "m1"], "permitted": []},
+            {"id": "other", "protected": ["m0"], "permitted": []}],
+        "conflicts": [],
+        "timing": {
+            "green_min_s": 6, "green_max_s": 50, "yellow_change_s": 3, "red_clearance_s": 0, "red_max_s": 60,
+            "stages": {"one": limits(6.0, 50, 4.3, 1.8), "both": limits(3.0, green_max_s, 3.0, 0.0)}},
+        "time_of_day_plan": {"offset_s": 0, "stages": [
+            {"stage": "one", "green_s": 6}, {"stage": "both", "green_s": 3}, {"stage": "other", "green_s": 6}]},
+        "control": {"mode": "adaptive", "step_s": 2, "plan_ttl_s": 12},
+    });
+    Intersection::try_from(document).unwrap()
+}
+
+#[test]
+fn a_green_that_ends_before_a_controller_sets_out_for_it_is_refused() {
+    let intersection = with_a_short_stage(10);
+    let phase = Phase::Green { stage: 0, since: at(0) };
+    let state = SignalState { at: at(0), phase, mode: SignalMode::Adaptive, mode_at: at(0), red_since: vec![Some(at(0)), None] };
+    let plan = |tenths: u32| {
+        let (first, short) = (Deciseconds::from_secs(6), Deciseconds::new(tenths));
+        let stages = vec![
+            PlannedStage { stage: 0, start: at(0), green: first },
+            PlannedStage { stage: 1, start: at(60), green: short },
+            PlannedStage { stage: 2, start: at(60 + i64::from(tenths) + 30), green: first },
+        ];
+        SignalPlan::new(&intersection, &state, stages)
+    };
+    // From `one` to `other` it takes 6.1 s: as long as `both` and the clearance after it must last, and a tenth more.
+    assert_eq!(plan(31).map(|_| ()), Err(SafetyViolation::Skipped(1)));
+    assert!(plan(32).is_ok());
+}
+
 fn situation(
     intersection: &Intersection,
     (stage, to, clearing, green_for): (prop::sample::Index, prop::sample::Index, Option<i64>, i64),

@@ -167,8 +167,7 @@ impl Cabinet {
     }
 
     fn most_urgent(&self, red: &[Option<Timestamp>], current: usize) -> Option<usize> {
-        let home = |movement| self.intersection.cover().iter().copied().find(|&s| self.intersection.movements_of(s).contains(movement));
-        let waiting = red.iter().enumerate().filter_map(|(movement, since)| Some(((*since)?, home(movement)?)));
+        let waiting = red.iter().enumerate().filter_map(|(movement, since)| Some(((*since)?, self.intersection.home_of(movement)?)));
         waiting.filter(|&(_, home)| home != current).min_by_key(|&(since, _)| since).map(|(_, home)| home)
     }
 }

@@ -131,6 +131,7 @@ fn read(document: &Value, faults: &mut Faults) -> Option<Intersection> {
         time_of_day: time_of_day?,
         control,
         cover: Vec::new(),
+        homes: Vec::new(),
         at_once: Vec::new(),
         layout: 0,
         document: Value::Null,
@@ -141,6 +142,8 @@ fn read(document: &Value, faults: &mut Faults) -> Option<Intersection> {
     checks::pedestrians(&intersection, &timing.pedestrian, faults);
     checks::time_of_day(&intersection, faults);
     intersection.cover = checks::cover(&intersection);
+    let home = |movement| intersection.cover.iter().copied().find(|&stage| intersection.movements_of(stage).contains(movement));
+    intersection.homes = (0..intersection.movements.len()).map(home).collect();
     intersection.at_once = intersection.stages_at_once();
     intersection.layout = ETag::of(&intersection.describe_layout()).short();
     checks::cover_cycle(&intersection, faults);

@@ -41,8 +41,8 @@ macro_rules! parameters {
 parameters! {
     /// Vehicles that pass the stop line of one lane in an hour of green, while a queue lasts. HCM 6, base saturation flow.
     saturation_flow_vph: 1900.0 in 600.0..=2600.0;
-    /// Green that is lost until the first vehicle moves, s. HCM 6 has 2 s for the first four vehicles together.
-    startup_loss_s: 1.0 in 0.0..=4.0;
+    /// Green that is lost until the first vehicle moves, s. HCM 6 has 2 s for the first four vehicles together; chosen in simulation.
+    startup_loss_s: 1.5 in 0.0..=4.0;
     /// Seconds of yellow in which vehicles still pass. HCM 6, extension of effective green.
     yellow_used_s: 2.0 in 0.0..=5.0;
     /// Flow of a movement that gives way, as a share of the same movement with right of way. A prior; the flow itself is learnt.
@@ -55,7 +55,8 @@ parameters! {
     /// How far ahead the planner looks, s. Chosen in simulation: longer horizons cost time and gained nothing.
     horizon_s: 45.0 in 20.0..=90.0;
     /// What a stop costs besides the wait, in vehicle-seconds: from 50 km/h, braking at 4.5 and starting at 2.6 m/s² lose 4.2 s.
-    stop_cost_s: 4.0 in 0.0..=20.0;
+    /// Chosen in simulation near that.
+    stop_cost_s: 5.0 in 0.0..=20.0;
     /// What a vehicle that still waits at the horizon costs, in vehicle-seconds. Chosen in simulation.
     unserved_cost_s: 10.0 in 0.0..=60.0;
     /// What a change of stage costs besides its clearance, in vehicle-seconds. Chosen in simulation.

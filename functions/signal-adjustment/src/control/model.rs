@@ -19,6 +19,9 @@ pub(crate) const EXIT_FREE_SHARE: f64 = 0.4;
 /// What a full exit takes: enough that nobody is forgotten.
 const EXIT_OPEN_MIN: f64 = 0.02;
 
+/// A stage is not clear while vehicles arrive within this time: as long as a change takes.
+const SOON_S: usize = 4;
+
 /// Fewer vehicles than this are nobody.
 const NOBODY: f32 = 0.5;
 
@@ -36,8 +39,10 @@ pub(super) struct Model {
     serve: Vec<Lanes>,
     /// 1 for each lane that a stage serves, else 0, `groups` each.
     served: Vec<Lanes>,
-    /// The most that any stage serves of each lane in a second, `groups`.
-    most: Vec<Lanes>,
+    /// Vehicles that arrive within [`SOON_S`] from a second on, second by second, `groups` each.
+    soon: Vec<Lanes>,
+    /// Lanes of which no stage serves two: whatever is done, one at a time of each such set is served.
+    exclusive: Vec<Exclusive>,
     /// What keeps its green from one stage to another, `groups` for each pair.
     through: Vec<Lanes>,
     /// Seconds between two stages.
@@ -48,9 +53,51 @@ pub(super) struct Model {
     stop_cost: f32,
 }
 
+/// A rollout under way.
+#[derive(Clone)]
+pub(super) struct Roll {
+    /// Vehicles at the stop lines.
+    pub(super) queue: Vec<Lanes>,
+    /// Seconds from now.
+    pub(super) second: usize,
+    /// What waits and stops have cost.
+    waited: Lanes,
+    /// What everything else has cost.
+    pub(super) extra: f32,
+}
+
+impl Roll {
+    pub(super) fn copy_from(&mut self, other: &Self) {
+        self.queue.copy_from_slice(&other.queue);
+        (self.second, self.waited, self.extra) = (other.second, other.waited, other.extra);
+    }
+
+    /// What it has cost so far.
+    pub(super) fn cost(&self) -> f32 {
+        self.extra + sum(&self.waited)
+    }
+}
+
+/// Lanes of which each stage serves one at most.
+struct Exclusive {
+    lanes: Vec<usize>,
+    /// The most that any stage serves of any of them in a second.
+    most: f32,
+}
+
 #[expect(clippy::cast_possible_truncation, reason = "costs need no more than single precision")]
 const fn single(value: f64) -> f32 {
     value as f32
+}
+
+/// The larger of two numbers. Unlike `f32::max` it need not look for what is no number: one instruction for several lanes.
+const fn larger(a: f32, b: f32) -> f32 {
+    if a > b { a } else { b }
+}
+
+/// The smaller of two numbers.
+const fn smaller(a: f32, b: f32) -> f32 {
+    if a < b { a } else { b }
 }
 
 /// Whole seconds, rounded up: a change that is modelled too late costs less than one that is not there yet.
@@ -73,7 +120,8 @@ impl Model {
             arrivals: vec![[0.0; GROUP]; groups * horizon],
             serve: vec![[0.0; GROUP]; groups * stages],
             served: vec![[0.0; GROUP]; groups * stages],
-            most: vec![[0.0; GROUP]; groups],
+            soon: vec![[0.0; GROUP]; groups * horizon],
+            exclusive: Vec::new(),
             through: vec![[0.0; GROUP]; groups * stages * stages],
             clearance: vec![0; stages * stages],
             planner,
@@ -86,9 +134,15 @@ impl Model {
         for (served, serve) in model.served.iter_mut().zip(&model.serve) {
             *served = serve.map(|flow| if flow > 0.0 { 1.0 } else { 0.0 });
         }
-        for (number, serve) in model.serve.iter().enumerate() {
-            if let Some(most) = model.most.get_mut(number % groups) {
-                *most = zip(*most, *serve, f32::max);
+        model.exclusive = model.exclusive_sets(lanes);
+        for second in 0..horizon {
+            for ahead in second..(second + SOON_S).min(horizon) {
+                for group in 0..groups {
+                    let more = model.arrivals(ahead).get(group).copied().unwrap_or_default();
+                    if let Some(soon) = model.soon.get_mut(second * groups + group) {
+                        *soon = zip(*soon, more, |a, b| a + b);
+                    }
+                }
             }
         }
         model
@@ -100,6 +154,7 @@ impl Model {
         let mut discharge = served(intersection).zip(estimate.discharge()).peekable();
         for lane in 0..intersection.lanes().len() {
             let uses = uses_of(intersection, lane, self.planner.turn_weight, &open);
+            let ways: MovementSet = uses.iter().map(|way| way.movement).collect();
             for (number, stage) in intersection.stages().iter().enumerate() {
                 let share = share_of(&uses, stage.protected, stage.permitted, &self.planner);
                 let learnt = discharge.next_if(|((of, at), _)| (*of, *at) == (lane, number)).map_or(1.0, |(_, d)| d.factor());
@@ -110,7 +165,10 @@ impl Model {
             for (from, a) in intersection.stages().iter().enumerate() {
                 for (to, b) in intersection.stages().iter().enumerate() {
                     let both = |x: MovementSet, y: MovementSet| x.minus(x.minus(y));
-                    let kept = both(a.movements(), b.movements());
+                    let kept = both(ways, both(a.movements(), b.movements()));
+                    if kept.is_empty() {
+                        continue;
+                    }
                     let share = share_of(&uses, both(kept, b.protected), both(kept, b.permitted), &self.planner);
                     if let Some(slot) = at_mut(&mut self.through, (from * self.stages + to) * self.groups, lane) {
                         *slot = single(share * flow);
@@ -125,6 +183,24 @@ impl Model {
                 }
             }
         }
+    }
+
+    /// Puts each lane into the first set that has no lane of the same stage yet.
+    fn exclusive_sets(&self, lanes: usize) -> Vec<Exclusive> {
+        let flows = |lane: usize| (0..self.stages).map(move |stage| lane_of(self.serve(stage), lane));
+        let mut sets: Vec<Exclusive> = Vec::new();
+        for lane in 0..lanes {
+            let kept = self.through.chunks(self.groups).map(|flows| lane_of(flows, lane));
+            let most = flows(lane).chain(kept).fold(0.0, larger);
+            let shares_stage = |other: &usize| flows(lane).zip(flows(*other)).any(|(a, b)| a > 0.0 && b > 0.0);
+            if let Some(set) = sets.iter_mut().find(|set| !set.lanes.iter().any(shares_stage)) {
+                set.lanes.push(lane);
+                set.most = larger(set.most, most);
+            } else {
+                sets.push(Exclusive { lanes: vec![lane], most });
+            }
+        }
+        sets
     }
 
     fn fill_demand(&mut self, intersection: &Intersection, estimate: &Estimate, state: &SignalState) {
@@ -148,9 +224,9 @@ impl Model {
         self.horizon
     }
 
-    /// Vehicles at the stop lines now.
-    pub(super) fn queue(&self) -> &[Lanes] {
-        &self.queue
+    /// A rollout that begins now.
+    pub(super) fn begin(&self) -> Roll {
+        Roll { queue: self.queue.clone(), second: 0, waited: [0.0; GROUP], extra: 0.0 }
     }
 
     /// What a change of stage costs besides its clearance.
@@ -183,92 +259,99 @@ impl Model {
         self.arrivals.get(second * self.groups..(second + 1) * self.groups).unwrap_or_default()
     }
 
-    /// A second of the green of a stage, `age` seconds after it began; `from` is the stage before it. Answers the cost.
-    pub(super) fn green(&self, queue: &mut [Lanes], second: usize, stage: usize, from: usize, age: usize) -> f32 {
+    /// A second of the green of a stage, `age` seconds after it began; `from` is the stage before it.
+    pub(super) fn green(&self, roll: &mut Roll, stage: usize, from: usize, age: usize) {
         #[expect(clippy::cast_precision_loss, reason = "at most a few hundred seconds")]
         let moving = (age as f32 + 1.0 - self.startup).clamp(0.0, 1.0);
         if moving >= 1.0 {
-            return self.pass(queue, second, self.serve(stage).iter().copied());
+            return self.pass(roll, self.serve(stage).iter().copied());
         }
         let kept = self.through(from, stage).iter().zip(self.serve(stage));
-        self.pass(queue, second, kept.map(|(kept, full)| zip(*kept, *full, |k, f| k + (f - k) * moving)))
+        self.pass(roll, kept.map(|(kept, full)| zip(*kept, *full, |k, f| k + (f - k) * moving)));
     }
 
-    /// A second of the clearance between two stages, `age` seconds after it began. Answers the cost.
-    pub(super) fn clear(&self, queue: &mut [Lanes], second: usize, from: usize, to: usize, age: usize) -> f32 {
+    /// A second of the clearance between two stages, `age` seconds after it began.
+    pub(super) fn clear(&self, roll: &mut Roll, from: usize, to: usize, age: usize) {
         #[expect(clippy::cast_precision_loss, reason = "at most a few seconds")]
         let passing = (self.yellow - age as f32).clamp(0.0, 1.0);
         let kept = self.through(from, to).iter().zip(self.serve(from));
-        self.pass(queue, second, kept.map(|(kept, full)| zip(*kept, *full, |k, f| k.max(f * passing))))
+        self.pass(roll, kept.map(|(kept, full)| zip(*kept, *full, |k, f| larger(k, f * passing))));
     }
 
-    fn pass(&self, queue: &mut [Lanes], second: usize, capacity: impl Iterator<Item = Lanes>) -> f32 {
-        let mut cost = [0.0; GROUP];
-        for ((queue, arrivals), capacity) in queue.iter_mut().zip(self.arrivals(second)).zip(capacity) {
-            for (((queue, arrivals), capacity), cost) in queue.iter_mut().zip(arrivals).zip(capacity).zip(&mut cost) {
-                let left = (*queue + arrivals - capacity).max(0.0);
-                *cost += left + self.stop_cost * left.min(*arrivals);
-                *queue = left;
+    fn pass(&self, roll: &mut Roll, capacity: impl Iterator<Item = Lanes>) {
+        for ((queue, arrivals), capacity) in roll.queue.iter_mut().zip(self.arrivals(roll.second)).zip(capacity) {
+            let left = zip(zip(*queue, *arrivals, |q, a| q + a), capacity, |q, c| larger(q - c, 0.0));
+            let cost = zip(left, *arrivals, |l, a| l + self.stop_cost * smaller(l, a));
+            roll.waited = zip(roll.waited, cost, |w, c| w + c);
+            *queue = left;
+        }
+        roll.second += 1;
+    }
+
+    /// Whether nobody whom the stage serves waits or arrives soon.
+    pub(super) fn is_clear(&self, roll: &Roll, stage: usize) -> bool {
+        let served = self.served.get(stage * self.groups..(stage + 1) * self.groups).unwrap_or_default();
+        let soon = self.soon.get(roll.second * self.groups..(roll.second + 1) * self.groups).unwrap_or_default();
+        let mut left = [0.0; GROUP];
+        for ((queue, soon), served) in roll.queue.iter().zip(soon).zip(served) {
+            left = zip(left, zip(zip(*queue, *soon, |q, s| q + s), *served, |v, s| v * s), |l, v| l + v);
+        }
+        sum(&left) < NOBODY
+    }
+
+    /// The stage that would serve most vehicles, if one has any to serve; else the one given.
+    pub(super) fn fullest(&self, roll: &Roll, stage: usize) -> usize {
+        let [(fullest, vehicles)] = self.ranked(roll, stage);
+        if vehicles > NOBODY { fullest } else { stage }
+    }
+
+    /// The other stages that would serve most vehicles within some seconds, with how many, the fullest first; where there are no more
+    /// of them, the one given.
+    pub(super) fn ranked<const N: usize>(&self, roll: &Roll, stage: usize) -> [(usize, f32); N] {
+        const LOOK_S: f32 = 10.0;
+        let mut ranked = [(stage, f32::NEG_INFINITY); N];
+        for other in (0..self.stages).filter(|&other| other != stage) {
+            let mut served = [0.0; GROUP];
+            for (queue, serve) in roll.queue.iter().zip(self.serve(other)) {
+                served = zip(served, zip(*queue, *serve, |q, s| smaller(q, s * LOOK_S)), |all, v| all + v);
+            }
+            let mut entry = (other, sum(&served));
+            for place in &mut ranked {
+                if entry.1 > place.1 {
+                    std::mem::swap(place, &mut entry);
+                }
             }
         }
-        cost.iter().sum()
+        ranked
     }
 
-    /// Whether nobody whom the stage serves waits or arrives within four seconds: as long as a change takes.
-    pub(super) fn is_clear(&self, queue: &[Lanes], second: usize, stage: usize) -> bool {
-        const AHEAD_S: usize = 4;
-        let served = self.served.get(stage * self.groups..(stage + 1) * self.groups).unwrap_or_default();
-        let mut left = [0.0; GROUP];
-        let mut add = |lanes: &[Lanes]| {
-            for (lanes, served) in lanes.iter().zip(served) {
-                for ((left, vehicles), served) in left.iter_mut().zip(lanes).zip(served) {
-                    *left += vehicles * served;
-                }
+    /// What a rollout has cost and those who wait in it will cost at least, whatever is served from here on.
+    pub(super) fn at_least(&self, roll: &Roll) -> f32 {
+        #[expect(clippy::cast_precision_loss, reason = "at most 90 s")]
+        let left = self.horizon.saturating_sub(roll.second) as f32;
+        let cost = |set: &Exclusive| {
+            let waiting: f32 = set.lanes.iter().map(|&lane| lane_of(&roll.queue, lane)).sum();
+            let unserved = waiting - set.most * left;
+            if unserved > 0.0 {
+                left * waiting - set.most * left * (left + 1.0) / 2.0 + single(self.planner.unserved_cost_s) * unserved
+            } else {
+                // Served at this rate, q vehicles wait for q (q - rate) / (2 rate) vehicle-seconds.
+                larger(waiting * (waiting - set.most) / (2.0 * larger(set.most, f32::EPSILON)), 0.0)
             }
         };
-        add(queue);
-        (second..second + AHEAD_S).for_each(|second| add(self.arrivals(second)));
-        left.iter().sum::<f32>() < NOBODY
+        roll.cost() + self.exclusive.iter().map(cost).sum::<f32>()
     }
 
-    /// The stage that would serve most vehicles within some seconds, if one has any to serve; else the one given.
-    pub(super) fn fullest(&self, queue: &[Lanes], stage: usize) -> usize {
-        const LOOK_S: f32 = 10.0;
-        let (mut fullest, mut most) = (stage, NOBODY);
-        for other in (0..self.stages).filter(|&other| other != stage) {
-            let mut sum = [0.0; GROUP];
-            for (queue, serve) in queue.iter().zip(self.serve(other)) {
-                for ((sum, queue), serve) in sum.iter_mut().zip(queue).zip(serve) {
-                    *sum += queue.min(serve * LOOK_S);
-                }
-            }
-            let sum = sum.iter().sum();
-            if sum > most {
-                (fullest, most) = (other, sum);
-            }
-        }
-        fullest
+    /// What a rollout has cost at the horizon, with what still waits there.
+    pub(super) fn total(&self, roll: &Roll) -> f32 {
+        roll.cost() + single(self.planner.unserved_cost_s) * roll.queue.iter().map(sum).sum::<f32>()
     }
+}
 
-    /// What those who wait now will cost at least, whatever is served from this second on: as if every lane were green.
-    pub(super) fn at_least(&self, queue: &[Lanes], second: usize) -> f32 {
-        #[expect(clippy::cast_precision_loss, reason = "at most 90 s")]
-        let left = self.horizon.saturating_sub(second) as f32;
-        let mut cost = [0.0; GROUP];
-        for (queue, most) in queue.iter().zip(&self.most) {
-            for ((cost, queue), most) in cost.iter_mut().zip(queue).zip(most) {
-                // Served at this rate, q vehicles wait for q (q - rate) / (2 rate) vehicle-seconds.
-                let served = queue.min(most * left);
-                *cost += (served * (served - most) / (2.0 * most.max(f32::EPSILON))).max(0.0);
-            }
-        }
-        cost.iter().sum()
-    }
-
-    /// Cost of what still waits at the horizon.
-    pub(super) fn left_over(&self, queue: &[Lanes]) -> f32 {
-        single(self.planner.unserved_cost_s) * queue.iter().flatten().sum::<f32>()
-    }
+/// Pair by pair: a chain of additions would wait for each.
+const fn sum(lanes: &Lanes) -> f32 {
+    let [a, b, c, d, e, f, g, h] = lanes;
+    ((*a + *e) + (*c + *g)) + ((*b + *f) + (*d + *h))
 }
 
 fn zip(a: Lanes, b: Lanes, join: impl Fn(f32, f32) -> f32) -> Lanes {
@@ -281,6 +364,11 @@ fn zip(a: Lanes, b: Lanes, join: impl Fn(f32, f32) -> f32) -> Lanes {
 
 fn at_mut(lanes: &mut [Lanes], first: usize, lane: usize) -> Option<&mut f32> {
     lanes.get_mut(first + lane / GROUP)?.get_mut(lane % GROUP)
+}
+
+/// The value of one lane.
+fn lane_of(lanes: &[Lanes], lane: usize) -> f32 {
+    lanes.get(lane / GROUP).and_then(|group| group.get(lane % GROUP)).copied().unwrap_or_default()
 }
 
 /// How long no movement of a lane has been green.

@@ -3,7 +3,7 @@
 use shared::intersection::Intersection;
 use shared::units::{Deciseconds, Timestamp};
 
-use crate::plan::{PlannedStage, RedLedger, SafetyViolation, SignalPlan};
+use crate::plan::{PlannedStage, RedLedger, SafetyViolation, SignalPlan, shown_until};
 use crate::signal::{Phase, SignalState};
 
 /// Longest time from a reading to the moment when the controller follows the plan that rests on it.
@@ -113,7 +113,14 @@ impl<'i> Schedule<'i> {
     /// Ends the stage reached as near to the wish as the limits allow, and goes to the next one.
     pub(super) fn follow(&mut self, wish: &Wish) {
         let end = self.bounded(wish);
-        let next = if self.may_follow(end, wish.next) { wish.next } else { self.most_urgent(end).unwrap_or(self.any_other()) };
+        let shown = |next: usize| self.shown_until(next).is_none_or(|until| until <= end);
+        let next = if self.may_follow(end, wish.next) && shown(wish.next) {
+            wish.next
+        } else {
+            let urgent = self.most_urgent(end).unwrap_or(self.any_other());
+            let others = || (0..self.intersection.stages().len()).filter(|&next| shown(next) && self.may_follow(end, next));
+            if shown(urgent) { urgent } else { others().next().unwrap_or(urgent) }
+        };
         // Without any other stage to go to, this one stays.
         if next != self.stage {
             self.change(end, next);
@@ -132,6 +139,9 @@ impl<'i> Schedule<'i> {
             let latest = self.green_max_end().min(self.latest_by(&self.last));
             earliest = late_start.min(latest).max(earliest);
         }
+        if let Some(until) = self.shown_until(wish.next) {
+            earliest = until.min(self.green_max_end().min(self.latest_by(&self.last))).max(earliest);
+        }
         let end = wish.end.min(self.green_max_end()).min(self.red_max_end()).max(earliest);
         // A controller sets out for a stage one clearance before its start. Where nothing is cleared, that is before the end
         // of this green, and it arrives at once: such a change is made now or left to a later plan.
@@ -147,6 +157,10 @@ impl<'i> Schedule<'i> {
         } else {
             from.max(earliest)
         }
+    }
+
+    fn shown_until(&self, next: usize) -> Option<Timestamp> {
+        shown_until(self.intersection, &self.stages, self.stage, next)
     }
 
     fn change(&mut self, end: Timestamp, next: usize) {

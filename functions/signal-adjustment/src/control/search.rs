@@ -1,12 +1,16 @@
 //! The search: costs courses of stages on the model and keeps the cheapest.
 //!
 //! A course keeps the stage reached for some seconds, then serves a second stage until it is clear or for its shortest green, then
-//! a third until it is clear, and from there on the stage with most to serve, up to the horizon. A course that costs more than the cheapest of its kind is given up.
+//! one of the three with most to serve until it is clear, and from there on the fullest, up to the horizon. A course that costs more
+//! than the cheapest of its kind is given up.
 
-use super::model::{Lanes, Model};
+use super::model::{Model, Roll};
 
 /// Long since green: past its start-up.
 const LONG: usize = usize::MAX / 2;
+
+/// So many stages are tried as the third one: those with most to serve.
+const THIRDS: usize = 3;
 
 /// Changes of a course that are kept: more do not fit into the longest horizon.
 const CHANGES_MAX: usize = 16;
@@ -77,21 +81,6 @@ pub(super) struct Found {
     pub(super) by_stage: Vec<Course>,
 }
 
-/// A rollout under way.
-#[derive(Clone)]
-struct Roll {
-    queue: Vec<Lanes>,
-    second: usize,
-    cost: f32,
-}
-
-impl Roll {
-    fn copy_from(&mut self, other: &Self) {
-        self.queue.copy_from_slice(&other.queue);
-        (self.second, self.cost) = (other.second, other.cost);
-    }
-}
-
 struct Search<'m> {
     model: &'m Model,
     greens: &'m [Greens],
@@ -102,7 +91,7 @@ struct Search<'m> {
 pub(super) fn search(model: &Model, greens: &[Greens], start: &Start, allowed_until: &[Option<usize>]) -> Found {
     let found = Found { best: Course::NONE, by_stage: vec![Course::NONE; greens.len()] };
     let mut search = Search { model, greens, found };
-    let mut stem = Roll { queue: model.queue().to_vec(), second: 0, cost: 0.0 };
+    let mut stem = model.begin();
     let (mut second, mut third) = (stem.clone(), stem.clone());
     search.approach(&mut stem, start);
     loop {
@@ -112,10 +101,8 @@ pub(super) fn search(model: &Model, greens: &[Greens], start: &Start, allowed_un
                 let allowed = end <= start.latest.max(start.earliest) && until.is_some_and(|until| end <= until);
                 if allowed || (until.is_none() && end == start.earliest) {
                     let course = Course::NONE.then(end, next);
-                    for until_clear in [true, false] {
-                        second.copy_from(&stem);
-                        search.branch((&mut second, &mut third), start, &course, allowed, until_clear);
-                    }
+                    second.copy_from(&stem);
+                    search.branch((&mut second, &mut third), start, &course, allowed);
                 }
             }
         }
@@ -123,8 +110,7 @@ pub(super) fn search(model: &Model, greens: &[Greens], start: &Start, allowed_un
             break;
         }
         let age = if start.begins > 0 { end - start.begins } else { end + start.age };
-        stem.cost += model.green(&mut stem.queue, end, start.stage, start.before, age);
-        stem.second += 1;
+        model.green(&mut stem, start.stage, start.before, age);
     }
     let kept = start.latest >= model.horizon() || greens.len() == 1;
     search.offer(Course::NONE, &stem, start, kept);
@@ -142,31 +128,38 @@ impl Search<'_> {
         let clearance = self.model.clearance(start.before, start.stage);
         while roll.second < start.begins.min(self.model.horizon()) {
             let left = start.begins - roll.second;
-            roll.cost += if left > clearance {
-                self.model.green(&mut roll.queue, roll.second, start.before, start.before, LONG)
+            if left > clearance {
+                self.model.green(roll, start.before, start.before, LONG);
             } else {
-                self.model.clear(&mut roll.queue, roll.second, start.before, start.stage, clearance - left)
-            };
-            roll.second += 1;
+                self.model.clear(roll, start.before, start.stage, clearance - left);
+            }
         }
     }
 
-    /// Goes on with every third stage after the first change of a course, whose stage is served until it is clear or for its shortest
-    /// green alone.
-    fn branch(&mut self, (roll, third): (&mut Roll, &mut Roll), start: &Start, course: &Course, allowed: bool, until_clear: bool) {
+    /// Goes on after the first change of a course: its stage is served for its shortest green or until it is clear.
+    fn branch(&mut self, (roll, third): (&mut Roll, &mut Roll), start: &Start, course: &Course, allowed: bool) {
         let Some((_, next)) = course.change(0) else { return };
-        roll.cost += self.greens.get(next).map_or(0.0, |green| green.stranding);
+        roll.extra += self.greens.get(next).map_or(0.0, |green| green.stranding);
         self.change(roll, start.stage, next);
-        self.serve(roll, start.stage, next, until_clear);
+        self.serve(roll, start.stage, next, false);
+        if !self.model.is_clear(roll, next) {
+            self.go_on((roll, third), start, course, allowed);
+        }
+        self.extend(roll, next);
+        self.go_on((roll, third), start, course, allowed);
+    }
+
+    /// Goes on with each stage that may be the third.
+    fn go_on(&mut self, (roll, third): (&Roll, &mut Roll), start: &Start, course: &Course, allowed: bool) {
+        let Some((_, next)) = course.change(0) else { return };
         if roll.second >= self.model.horizon() {
             return self.offer(*course, roll, start, allowed);
         }
         // The fullest stage first: a good course found early spares the others.
-        let fullest = self.model.fullest(&roll.queue, next);
-        let others = (0..self.greens.len()).filter(|&stage| stage != next && stage != fullest);
-        for stage in std::iter::once(fullest).filter(|&stage| stage != next).chain(others) {
+        let thirds: [_; THIRDS] = self.model.ranked(roll, next);
+        for (stage, _) in thirds.into_iter().filter(|(stage, _)| *stage != next) {
             let bound = self.bound(course, start);
-            if roll.cost + self.model.at_least(&roll.queue, roll.second) >= bound {
+            if self.model.at_least(roll) >= bound {
                 return;
             }
             third.copy_from(roll);
@@ -188,11 +181,10 @@ impl Search<'_> {
     }
 
     fn change(&self, roll: &mut Roll, from: usize, to: usize) {
-        roll.cost += self.model.change_cost();
+        roll.extra += self.model.change_cost();
         for age in 0..self.model.clearance(from, to) {
             if roll.second < self.model.horizon() {
-                roll.cost += self.model.clear(&mut roll.queue, roll.second, from, to, age);
-                roll.second += 1;
+                self.model.clear(roll, from, to, age);
             }
         }
     }
@@ -200,24 +192,29 @@ impl Search<'_> {
     /// Serves a stage for its shortest green, and then until it is clear or at its longest, if that is wanted.
     fn serve(&self, roll: &mut Roll, from: usize, stage: usize, until_clear: bool) {
         let Some(green) = self.greens.get(stage) else { return };
-        for age in 0..green.max {
-            if roll.second >= self.model.horizon()
-                || (age >= green.min && (!until_clear || self.model.is_clear(&roll.queue, roll.second, stage)))
-            {
-                return;
-            }
-            roll.cost += self.model.green(&mut roll.queue, roll.second, stage, from, age);
-            roll.second += 1;
+        for age in 0..green.min.min(self.model.horizon().saturating_sub(roll.second)) {
+            self.model.green(roll, stage, from, age);
+        }
+        if until_clear {
+            self.extend(roll, stage);
+        }
+    }
+
+    /// Serves a stage after its shortest green until it is clear or at its longest.
+    fn extend(&self, roll: &mut Roll, stage: usize) {
+        let Some(green) = self.greens.get(stage) else { return };
+        let until = (roll.second + green.max.saturating_sub(green.min)).min(self.model.horizon());
+        while roll.second < until && !self.model.is_clear(roll, stage) {
+            self.model.green(roll, stage, stage, LONG);
         }
     }
 
     /// From the end of the third stage on: the stage with most to serve, until the horizon or until it is too dear.
     fn tail(&self, roll: &mut Roll, mut stage: usize, mut course: Course, bound: f32) -> Course {
-        while roll.second < self.model.horizon() && roll.cost + self.model.at_least(&roll.queue, roll.second) < bound {
-            let next = self.model.fullest(&roll.queue, stage);
+        while roll.second < self.model.horizon() && self.model.at_least(roll) < bound {
+            let next = self.model.fullest(roll, stage);
             if next == stage {
-                roll.cost += self.model.green(&mut roll.queue, roll.second, stage, stage, LONG);
-                roll.second += 1;
+                self.model.green(roll, stage, stage, LONG);
             } else {
                 course = course.then(roll.second, next);
                 self.change(roll, stage, next);
@@ -229,7 +226,7 @@ impl Search<'_> {
     }
 
     fn offer(&mut self, mut course: Course, roll: &Roll, start: &Start, allowed: bool) {
-        course.cost = roll.cost + self.model.left_over(&roll.queue);
+        course.cost = self.model.total(roll);
         let mut note = |stage: usize| {
             if let Some(known) = self.found.by_stage.get_mut(stage).filter(|known| course.cost < known.cost) {
                 *known = course;
