@@ -14,7 +14,7 @@ use shared::plan::{PlanStage, PublishedPlan, Reason};
 use shared::reading::{DetectorReading, SensorReading, SignalMode};
 use shared::units::{Deciseconds, Timestamp};
 
-use crate::control::{Decision, decide};
+use crate::control::{Decision, PLAN_LATENCY, decide};
 use crate::estimate::{DetectorState, Discharge, Estimate};
 use crate::plan::PlannedStage;
 use crate::signal::{Observation, Phase, SignalState};
@@ -210,13 +210,20 @@ impl Junction {
                 },
             );
         };
-        let mut state = before.clone();
-        state.follow(intersection, followed, at);
+        let follow = |to: Timestamp| {
+            let mut state = before.clone();
+            state.follow(intersection, followed, to);
+            state
+        };
+        let mut state = follow(at);
         match self.observation {
             Some(seen) => {
                 if !state.agrees_with(seen) {
-                    // The controller did something else: what the plan would have served may not have been served.
-                    state = before.clone();
+                    // It may be late: a plan took its time to arrive, and the controller looks at it once a second.
+                    let earlier = (1..=PLAN_LATENCY.tenths() / 10).map(|late| at - Deciseconds::from_secs(late));
+                    let late = earlier.take_while(|&to| to >= before.at).map(follow).find(|state| state.agrees_with(seen));
+                    // Else it did something else: what the plan would have served may not have been served.
+                    state = late.unwrap_or_else(|| before.clone());
                 }
                 state.observe(intersection, at, seen);
             }

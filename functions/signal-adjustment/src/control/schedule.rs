@@ -11,7 +11,7 @@ use crate::signal::{Phase, SignalState};
 /// Two rules follow, so that a plan never asks the controller to take back what the plan before it has begun: a change that
 /// the plan in force makes within this time is kept, and a change is never planned for the time in which the next plan may
 /// be on its way. With both, a plan may arrive this late without harm.
-pub(super) const PLAN_LATENCY: Deciseconds = Deciseconds::from_secs(3);
+pub(crate) const PLAN_LATENCY: Deciseconds = Deciseconds::from_secs(3);
 
 /// A controller looks at its plan once a second.
 const CONTROLLER_CYCLE: Deciseconds = Deciseconds::from_secs(1);
