@@ -168,7 +168,8 @@ impl Mapping {
         self.end = Some(end);
     }
 
-    /// Whether the shard is closed, all its records are processed or given up, and that is stored.
+    /// Whether the shard is closed, all its records are processed or given up, and the settlement that says so was handed out: whoever
+    /// asks stores it first.
     pub fn finished(&self) -> bool {
         self.end.is_some_and(|end| self.settled >= end)
     }

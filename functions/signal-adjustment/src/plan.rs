@@ -68,8 +68,8 @@ pub enum SafetyViolation {
     /// no movement loses its green.
     #[error("entry {0} does not begin one yellow change and red clearance after the green before it")]
     Clearance(usize),
-    /// A green is so short that a controller that sets out for a later one in time, one clearance before it, never shows it.
-    #[error("entry {0} is over before the clearance from the green before it to a later one")]
+    /// A controller sets out for an entry one clearance before it: for a later one, before this one is due.
+    #[error("entry {0} would be skipped: the way from the green before it to a later entry begins before it is due")]
     Skipped(usize),
     /// A movement would be red for too long, or could not be saved from it any more.
     #[error("movement {movement} would be red for longer than its maximum if entry {entry} is followed to its end")]

@@ -107,12 +107,15 @@ const IDEAL: Pace = Pace { latency: 0, cycle: 1 };
 const SLOW: Pace = Pace { latency: 20, cycle: 10 };
 
 /// Runs steps against a cabinet.
+///
+/// The controller looks at its plan at a moment of its own in each of its cycles, drawn from what the first detector says first.
 fn run<'i>(intersection: &'i Intersection, steps: &[Step], pace: Pace) -> Cabinet<'i> {
     let step_length = i64::from(intersection.control().step.tenths());
     let ttl = i64::from(intersection.control().plan_ttl.tenths());
     // What comes late makes greens longer by as much, and reds by as much at every change on the way.
     let late = pace.latency + pace.cycle - 1;
     let reds_late = late * i64::try_from(intersection.stages().len() + 1).unwrap();
+    let looks_at = steps.first().map_or(0, |step| i64::from(step.detectors[0])) % pace.cycle;
     let mut cabinet = Cabinet::new(intersection, 0);
     let mut junction = Junction::unknown(intersection);
     let mut followed: Vec<PlannedStage> = vec![];
@@ -153,7 +156,7 @@ fn run<'i>(intersection: &'i Intersection, steps: &[Step], pace: Pace) -> Cabine
             while coming.front().is_some_and(|(due, _)| *due <= now) {
                 followed = coming.pop_front().unwrap().1;
             }
-            if now % pace.cycle == 0 {
+            if now % pace.cycle == looks_at {
                 cabinet.follow(&followed, now);
             }
             cabinet.tick(now, late, reds_late);
@@ -355,11 +358,34 @@ fn with_a_short_stage(green_max_s: u32) -> Intersection {
     Intersection::try_from(document).unwrap()
 }
 
+fn stage_one_since(from: i64) -> SignalState {
+    let (phase, mode) = (Phase::Green { stage: 0, since: at(from) }, SignalMode::Adaptive);
+    SignalState { at: at(0), phase, mode, mode_at: at(0), red_since: vec![Some(at(from)), None] }
+}
+
 #[test]
-fn a_green_that_ends_before_a_controller_sets_out_for_it_is_refused() {
+fn a_green_that_a_controller_would_skip_is_made_longer_or_another_stage_follows() {
+    for green_max_s in [3, 10] {
+        let intersection = with_a_short_stage(green_max_s);
+        for green_for in 0..600 {
+            for queue in [0, 3, 59] {
+                let mut estimate = Estimate::unknown(&intersection);
+                for (number, said) in [(0, queue), (1, 0)] {
+                    let reading = detector(number, at(0), intersection.control().step, said);
+                    let Some(SensorReading::Detector(reading)) = reading else { panic!("no reading") };
+                    assert!(estimate.fold(&intersection, &reading, None));
+                }
+                let decision = decide(&intersection, &estimate, &stage_one_since(-green_for), &[]);
+                assert!(decision.plan.is_ok(), "after {green_for} tenths with {queue} waiting: {:?}", decision.plan);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_green_that_a_controller_would_skip_is_refused() {
     let intersection = with_a_short_stage(10);
-    let phase = Phase::Green { stage: 0, since: at(0) };
-    let state = SignalState { at: at(0), phase, mode: SignalMode::Adaptive, mode_at: at(0), red_since: vec![Some(at(0)), None] };
+    let state = stage_one_since(0);
     let plan = |tenths: u32| {
         let (first, short) = (Deciseconds::from_secs(6), Deciseconds::new(tenths));
         let stages = vec![

@@ -325,7 +325,7 @@ async fn reshard(store: &Store, reshards: &[Reshard]) {
         let outcome = match (split, next) {
             (Some(share), _) => {
                 let width = next.map_or(u32::MAX, |(next, _)| next - 1) - first;
-                store.split(shard, first + 1 + u32::try_from((u64::from(width) * u64::from(*share)) >> 8).unwrap()).await
+                store.split(shard, first.saturating_add(1 + u32::try_from((u64::from(width) * u64::from(*share)) >> 8).unwrap())).await
             }
             (None, Some((_, next))) => store.merge(shard, next).await,
             (None, None) => continue,

@@ -118,8 +118,8 @@ impl<'i> Schedule<'i> {
             wish.next
         } else {
             let urgent = self.most_urgent(end).unwrap_or(self.any_other());
-            let others = || (0..self.intersection.stages().len()).filter(|&next| shown(next) && self.may_follow(end, next));
-            if shown(urgent) { urgent } else { others().next().unwrap_or(urgent) }
+            let others = |ledger| (0..self.intersection.stages().len()).find(|&next| shown(next) && self.may_follow_by(ledger, end, next));
+            if shown(urgent) { urgent } else { others(&self.ledger).or_else(|| others(&self.last)).unwrap_or(urgent) }
         };
         // Without any other stage to go to, this one stays.
         if next != self.stage {
@@ -140,7 +140,8 @@ impl<'i> Schedule<'i> {
             earliest = late_start.min(latest).max(earliest);
         }
         if let Some(until) = self.shown_until(wish.next) {
-            earliest = until.min(self.green_max_end().min(self.latest_by(&self.last))).max(earliest);
+            let latest = self.green_max_end().min(self.latest_by(&self.last));
+            earliest = (until + PLAN_LATENCY).min(latest).max(earliest);
         }
         let end = wish.end.min(self.green_max_end()).min(self.red_max_end()).max(earliest);
         // A controller sets out for a stage one clearance before its start. Where nothing is cleared, that is before the end
@@ -159,6 +160,7 @@ impl<'i> Schedule<'i> {
         }
     }
 
+    /// When the stage reached may end at the earliest so that this next one makes no controller skip it.
     fn shown_until(&self, next: usize) -> Option<Timestamp> {
         shown_until(self.intersection, &self.stages, self.stage, next)
     }

@@ -145,7 +145,7 @@ impl Search<'_> {
         if !self.model.is_clear(roll, next) {
             self.go_on((roll, third), start, course, allowed);
         }
-        self.extend(roll, next);
+        self.extend(roll, start.stage, next);
         self.go_on((roll, third), start, course, allowed);
     }
 
@@ -196,16 +196,18 @@ impl Search<'_> {
             self.model.green(roll, stage, from, age);
         }
         if until_clear {
-            self.extend(roll, stage);
+            self.extend(roll, from, stage);
         }
     }
 
     /// Serves a stage after its shortest green until it is clear or at its longest.
-    fn extend(&self, roll: &mut Roll, stage: usize) {
+    fn extend(&self, roll: &mut Roll, from: usize, stage: usize) {
         let Some(green) = self.greens.get(stage) else { return };
-        let until = (roll.second + green.max.saturating_sub(green.min)).min(self.model.horizon());
-        while roll.second < until && !self.model.is_clear(roll, stage) {
-            self.model.green(roll, stage, stage, LONG);
+        for age in green.min..green.max {
+            if roll.second >= self.model.horizon() || self.model.is_clear(roll, stage) {
+                return;
+            }
+            self.model.green(roll, stage, from, age);
         }
     }
 
