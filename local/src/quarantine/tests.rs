@@ -366,6 +366,7 @@ proptest! {
             let seeds = Seed::new(seed);
             let faults = StoreFaults { throttle: 0.1, timeout_after: 0.1, ..StoreFaults::default() };
             let quarantine = FaultyStore { inner: store.clone(), faults, dice: seeds.stream() };
+            let well = FaultyStore { inner: store.clone(), faults: StoreFaults::default(), dice: seeds.stream() };
             let faults = StreamFaults { refuse: 0.3, fail_before: 0.2, fail_after: 0.2 };
             let shaky = FaultyStream { inner: store.clone(), faults, dice: seeds.stream() };
             let mut run = 0;
@@ -376,7 +377,9 @@ proptest! {
                     looks += 1;
                     if looks > 1 + run && run < 8 { Poll::Ready(()) } else { Poll::Pending }
                 });
-                let _ = work(&action("replay --yes"), &quarantine, &shaky, &clock, stop, |_| ()).await;
+                // A dozen entries are seldom all read if every fifth call fails: in the end none does.
+                let quarantine = if run < 100 { &quarantine } else { &well };
+                let _ = work(&action("replay --yes"), quarantine, &shaky, &clock, stop, |_| ()).await;
                 for (key, data) in stream(&store) {
                     let sent: Vec<u64> = data.iter().skip(before.get(&key).map_or(0, Vec::len)).map(|n| n.parse().unwrap()).collect();
                     prop_assert!(sent.is_sorted(), "run {run} of {key}: {sent:?}");
