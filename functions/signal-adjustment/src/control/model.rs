@@ -350,8 +350,8 @@ impl Model {
 
 /// Pair by pair: a chain of additions would wait for each.
 const fn sum(lanes: &Lanes) -> f32 {
-    let [a, b, c, d, e, f, g, h] = lanes;
-    ((*a + *e) + (*c + *g)) + ((*b + *f) + (*d + *h))
+    let [one, two, three, four, five, six, seven, eight] = lanes;
+    ((*one + *five) + (*three + *seven)) + ((*two + *six) + (*four + *eight))
 }
 
 fn zip(a: Lanes, b: Lanes, join: impl Fn(f32, f32) -> f32) -> Lanes {
