@@ -122,8 +122,9 @@ impl SignalPlan {
                 if entry.start != before.end() + intersection.clearance_between(before.stage, entry.stage) {
                     return Err(SafetyViolation::Clearance(i));
                 }
-                if let Some(skipped) = first_skipped(intersection, stages.get(..i).unwrap_or_default(), entry) {
-                    return Err(SafetyViolation::Skipped(skipped));
+                let earlier = stages.get(..i - 1).unwrap_or_default();
+                if shown_until(intersection, earlier, before.stage, entry.stage).is_some_and(|until| before.end() < until) {
+                    return Err(SafetyViolation::Skipped(i - 1));
                 }
                 ledger.leave(intersection, before.stage, entry.stage, before.end());
             }
@@ -174,14 +175,8 @@ impl SignalPlan {
     }
 }
 
-/// The first entry that a controller would skip because the clearance from the green before it to this later entry has begun by then.
-fn first_skipped(intersection: &Intersection, before: &[PlannedStage], entry: &PlannedStage) -> Option<usize> {
-    let (_, earlier) = before.split_last()?;
-    let sets_out = |from: &PlannedStage| entry.start - intersection.clearance_between(from.stage, entry.stage);
-    earlier.iter().position(|from| from.stage != entry.stage && sets_out(from) <= from.end()).map(|number| number + 1)
-}
-
-/// When a green may end at the earliest so that the next one makes no controller skip it, after these.
+/// When the green of a stage may end at the earliest, after these entries, so that no controller skips it: one that sets out for the
+/// next stage in time, one clearance before it, must have left the entries before by then.
 pub(crate) fn shown_until(intersection: &Intersection, before: &[PlannedStage], stage: usize, next: usize) -> Option<Timestamp> {
     let clearance = intersection.clearance_between(stage, next);
     let after = |from: &PlannedStage| from.end() + intersection.clearance_between(from.stage, next) + Deciseconds::new(1);

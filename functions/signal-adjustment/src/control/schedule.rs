@@ -133,15 +133,12 @@ impl<'i> Schedule<'i> {
     }
 
     fn bounded(&self, wish: &Wish) -> Timestamp {
+        let latest = self.green_max_end().min(self.latest_by(&self.last));
         let mut earliest = self.earliest_end();
-        if let Some(late_start) = (!self.stages.is_empty()).then(|| earliest + PLAN_LATENCY) {
-            // If this plan arrives late, the stage begins late, and its minimum must be over even so.
-            let latest = self.green_max_end().min(self.latest_by(&self.last));
-            earliest = late_start.min(latest).max(earliest);
-        }
-        if let Some(until) = self.shown_until(wish.next) {
-            let latest = self.green_max_end().min(self.latest_by(&self.last));
-            earliest = (until + PLAN_LATENCY).min(latest).max(earliest);
+        if !self.stages.is_empty() {
+            // If this plan arrives late, the stage begins late: its minimum must be over even so, and nobody may skip it.
+            let shown = self.shown_until(wish.next).map_or(earliest, |until| until.max(earliest));
+            earliest = (shown + PLAN_LATENCY).min(latest).max(earliest);
         }
         let end = wish.end.min(self.green_max_end()).min(self.red_max_end()).max(earliest);
         // A controller sets out for a stage one clearance before its start. Where nothing is cleared, that is before the end
@@ -153,7 +150,7 @@ impl<'i> Schedule<'i> {
         // Not while the next plan may be on its way: later if the limits allow, else before it sets out.
         if end <= from || end >= to {
             end
-        } else if self.green_max_end().min(self.latest_by(&self.last)) >= to {
+        } else if latest >= to {
             to
         } else {
             from.max(earliest)
