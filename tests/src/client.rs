@@ -47,7 +47,8 @@ impl Client {
     /// A client of the host at this address.
     pub fn new(address: SocketAddr) -> Self {
         // The environment may name a proxy, which would not reach this machine's own ports.
-        let config = Agent::config_builder().proxy(None).http_status_as_error(false).timeout_global(Some(DEADLINE));
+        // A host may close a connection behind an answer, above all if it did not read the body: none is used twice.
+        let config = Agent::config_builder().proxy(None).http_status_as_error(false).timeout_global(Some(DEADLINE)).max_idle_connections(0);
         Self { agent: config.build().into(), base: format!("http://{address}") }
     }
 
