@@ -69,7 +69,7 @@ fn next(plan: &PublishedPlan) -> (&str, i64) {
 #[test]
 fn the_stage_with_most_waiting_vehicles_is_next() {
     let junction = intersection(|_| {});
-    let (_, decision, plan) = first(&junction, &step("0", 20.0, 0, [1, 0, 1, 0, 2, 9, 2, 8]));
+    let (_, decision, plan) = first(&junction, &step("0", 20.0, 0, [0, 0, 0, 0, 2, 9, 2, 8]));
     assert_eq!(plan.reason.code, "queue_pressure");
     // Yellow 3 s and red clearance 1 s from now on.
     assert_eq!(next(&plan), ("3", 4));
@@ -82,7 +82,7 @@ fn the_stage_with_most_waiting_vehicles_is_next() {
 fn a_queue_that_is_almost_served_is_served_before_a_longer_one() {
     let junction = intersection(|_| {});
     let (_, _, plan) = first(&junction, &step("0", 20.0, 0, [3, 0, 0, 0, 4, 0, 0, 0]));
-    // Three vehicles need almost six seconds; yellow and red clearance take four.
+    // Three vehicles need six seconds; yellow and red clearance take four.
     let (stage, start) = next(&plan);
     assert_eq!(stage, "2");
     assert!((4 + 4..=8 + 4).contains(&start), "{plan:?}");
@@ -118,6 +118,24 @@ fn turning_vehicles_that_stand_at_a_green_get_right_of_way_before_crossing_traff
         let mut readings = step("0", 20.0, 0, [0, 0, 0, 0, 2, 0, 2, 0]);
         readings[2] = detector("n_1", 0, &standing(n_left));
         assert_eq!(next(&first(&junction, &readings).2).0, next_stage, "{n_left} vehicles stand");
+    }
+}
+
+#[test]
+fn vehicles_that_stand_behind_an_empty_stretch_do_not_wait_for_the_signal() {
+    let junction = intersection(|_| {});
+    let standing = |bin_m: f64, vehicles: &[u32]| {
+        json!({"profile": {"bin_m": bin_m, "vehicles": vehicles, "moving": vec![0; vehicles.len()], "speed_mean_kmh": vec![None::<f64>; vehicles.len()]}})
+    };
+    let waiting = [standing(25.0, &[1, 3, 3]), standing(10.0, &[1, 0, 0, 1, 1, 1])];
+    let elsewhere = [standing(25.0, &[0, 3, 3]), standing(10.0, &[0, 0, 0, 1, 1, 1])];
+    for (profiles, anybody) in [(waiting, true), (elsewhere, false)] {
+        for profile in profiles {
+            let mut readings = step("0", 20.0, 0, [0; 8]);
+            readings[5] = detector("e_0", 0, &profile);
+            let (_, decision, _) = first(&junction, &readings);
+            assert_eq!(decision.candidates[0].cost > 0.0, anybody, "{profile}");
+        }
     }
 }
 
