@@ -5,8 +5,9 @@ use std::path::Path;
 use std::{env, fs};
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../openapi.yaml");
-    println!("cargo::rerun-if-changed={}", source.display());
+    // Cargo runs it in the folder of its package.
+    let source = "../../openapi.yaml";
+    println!("cargo::rerun-if-changed={source}");
     let description: serde_json::Value = serde_yaml_ng::from_reader(fs::File::open(source)?)?;
     let target = env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR for a build script")?;
     fs::write(Path::new(&target).join("openapi.json"), description.to_string())?;
