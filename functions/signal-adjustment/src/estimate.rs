@@ -25,8 +25,6 @@ pub fn longest_silence(intersection: &Intersection) -> Deciseconds {
 const NEAR_M: f64 = 50.0;
 /// Space of a standing vehicle, m. Source: HCM 6, queue storage, 25 ft for passenger cars.
 const VEHICLE_SPACING_M: f64 = 7.5;
-/// Who waits for the signal has no such stretch of empty lane before it, m: more than the gap to a vehicle that has just started.
-const EMPTY_M: f64 = 25.0;
 /// Range of an area detector, m, where the lane is longer.
 const DETECTION_RANGE_M: f64 = 200.0;
 /// More vehicles than this in one zone are a fault: four lanes of 200 m, bumper to bumper.
@@ -175,15 +173,10 @@ fn plausible(reading: &DetectorReading) -> bool {
         && reading.profile.as_ref().is_none_or(|profile| zone(Some(profile.vehicles.iter().sum())))
 }
 
-/// Vehicles that stand or crawl, from the best measure that the reading has; of an exit, those in its mouth. In a lane, who stands
-/// behind an empty stretch waits for something else than the signal, where a side street joins for instance.
+/// Vehicles that stand or crawl, from the best measure that the reading has; of an exit, those in its mouth.
 fn waiting(reading: &DetectorReading, lane: Option<&Lane>) -> Option<f64> {
     if let Some(profile) = &reading.profile {
-        let mut empty_m = 0.0;
-        let bins = profile.vehicles.iter().zip(&profile.moving).take_while(|&(&vehicles, _)| {
-            empty_m = if vehicles > 0.0 { 0.0 } else { empty_m + profile.bin_m };
-            lane.is_none() || empty_m < EMPTY_M
-        });
+        let bins = profile.vehicles.iter().zip(&profile.moving);
         return Some(bins.map(|(&vehicles, &moving)| (vehicles - moving).max(0.0)).sum());
     }
     let by_occupancy = |occupancy: f64| occupancy * lane.map_or(0.0, |l| l.length_m.min(DETECTION_RANGE_M)) / VEHICLE_SPACING_M;

@@ -122,24 +122,6 @@ fn turning_vehicles_that_stand_at_a_green_get_right_of_way_before_crossing_traff
 }
 
 #[test]
-fn vehicles_that_stand_behind_an_empty_stretch_do_not_wait_for_the_signal() {
-    let junction = intersection(|_| {});
-    let standing = |bin_m: f64, vehicles: &[u32]| {
-        json!({"profile": {"bin_m": bin_m, "vehicles": vehicles, "moving": vec![0; vehicles.len()], "speed_mean_kmh": vec![None::<f64>; vehicles.len()]}})
-    };
-    let waiting = [standing(25.0, &[1, 3, 3]), standing(10.0, &[1, 0, 0, 1, 1, 1])];
-    let elsewhere = [standing(25.0, &[0, 3, 3]), standing(10.0, &[0, 0, 0, 1, 1, 1])];
-    for (profiles, anybody) in [(waiting, true), (elsewhere, false)] {
-        for profile in profiles {
-            let mut readings = step("0", 20.0, 0, [0; 8]);
-            readings[5] = detector("e_0", 0, &profile);
-            let (_, decision, _) = first(&junction, &readings);
-            assert_eq!(decision.candidates[0].cost > 0.0, anybody, "{profile}");
-        }
-    }
-}
-
-#[test]
 fn a_stage_keeps_its_minimum_green_whatever_waits() {
     let junction = intersection(|_| {});
     // Stage 0 serves pedestrians: 7 s to walk, 11 s to clear.
