@@ -1,10 +1,12 @@
 """Delay at signals in SUMO: starts the local host, drives it with a closed-loop harness through the public API, prints a table.
 
-The harness and its scenarios are not part of this project; what is missing is said, with how to get it.
+The harness and its scenarios are not part of this project; what is missing is said, with how to get it. `--scenarios generated` needs the
+harness alone: it makes the networks of networks.py, and measures SUMO's own programs and a greedy controller of the harness beside.
 """
 
 import argparse
 import json
+import os
 import pathlib
 import statistics
 import subprocess
@@ -12,6 +14,8 @@ import sys
 import tempfile
 import time
 import urllib.request
+
+import networks
 
 # The version on which the published figures of the RESCO scenarios hold.
 SUMO = ["eclipse-sumo==1.9.2", "traci==1.9.2", "numpy"]
@@ -47,7 +51,8 @@ def main():
             host.terminate()
             host.wait()
     table(rows)
-    wrong = [row for row in rows if row["forced"] or row["refused"] or row["late"]]
+    ours = [row for row in rows if row["controller"].startswith("greenwave")]
+    wrong = [row for row in ours if row["forced"] or row["refused"] or row["late"]]
     if wrong:
         sys.exit("a cabinet refused or overruled a plan, or a plan came late: " + ", ".join(f"{r['scenario']} {r['seed']}" for r in wrong))
 
@@ -62,25 +67,32 @@ def measure(arguments, python, harness, directory, host):
             if host.poll() is not None:
                 sys.exit(f"greenwave ended with {host.returncode}: is port {arguments.port} taken?")
             time.sleep(0.1)
-    controller = f"greenwave:url={url}" + (f",{arguments.options}" if arguments.options else "")
+    controllers = [f"greenwave:url={url}" + (f",{arguments.options}" if arguments.options else "")]
+    scenarios, environment = arguments.scenarios, {}
+    if scenarios == "generated":
+        networks.make(f"{directory}/networks", next(python.parents[1].glob("lib/*/site-packages/sumo/bin")))
+        scenarios, environment = ",".join(networks.NETWORKS), {"SCEN_DIR": f"{directory}/networks"}
+        controllers += ["fixed", "actuated", "greedy"]
     out = pathlib.Path(directory) / "rows.jsonl"
+    options = [option for controller in controllers for option in ("--controller", controller)]
     subprocess.run(
-        [python, harness, arguments.scenarios, "--controller", controller, "--seeds", arguments.seeds, "--procs", "2", "--out", out],
-        check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        [python, harness, scenarios, *options, "--seeds", arguments.seeds, "--procs", "2", "--out", out],
+        check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | environment,
     )
     return [json.loads(line) for line in out.read_text().splitlines()]
 
 
 def table(rows):
-    print("scenario       mean    max  gridlocks  forced  refused  fallback  late  seeds")
-    for scenario in dict.fromkeys(sorted(row["scenario"] for row in rows)):
-        of = [row for row in rows if row["scenario"] == scenario]
+    print("scenario     controller   mean    max  gridlocks  forced  refused  fallback  late  seeds")
+    key = lambda row: (row["scenario"], row["controller"].partition(":")[0])
+    for scenario, controller in sorted(set(map(key, rows))):
+        of = [row for row in rows if key(row) == (scenario, controller)]
         delays = [row["delay"] for row in of]
         # A seed that takes twice as long as the middle one.
         locked = sum(delay > 2 * statistics.median(delays) for delay in delays)
         total = lambda name: sum(row[name] for row in of)
         print(
-            f"{scenario:12s} {statistics.mean(delays):6.2f} {max(delays):6.1f} {locked:10d} {total('forced'):7d} {total('refused'):8d}"
+            f"{scenario:12s} {controller:10s} {statistics.mean(delays):6.2f} {max(delays):6.1f} {locked:10d} {total('forced'):7d} {total('refused'):8d}"
             f" {total('fallback_s'):9d} {total('late'):5d}  {' '.join(f'{delay:.1f}' for delay in delays)}"
         )
 

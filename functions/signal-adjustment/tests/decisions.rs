@@ -69,7 +69,7 @@ fn next(plan: &PublishedPlan) -> (&str, i64) {
 #[test]
 fn the_stage_with_most_waiting_vehicles_is_next() {
     let junction = intersection(|_| {});
-    let (_, decision, plan) = first(&junction, &step("0", 20.0, 0, [0, 0, 0, 0, 2, 9, 2, 8]));
+    let (_, decision, plan) = first(&junction, &step("0", 20.0, 0, [1, 0, 1, 0, 2, 9, 2, 8]));
     assert_eq!(plan.reason.code, "queue_pressure");
     // Yellow 3 s and red clearance 1 s from now on.
     assert_eq!(next(&plan), ("3", 4));
@@ -82,7 +82,7 @@ fn the_stage_with_most_waiting_vehicles_is_next() {
 fn a_queue_that_is_almost_served_is_served_before_a_longer_one() {
     let junction = intersection(|_| {});
     let (_, _, plan) = first(&junction, &step("0", 20.0, 0, [3, 0, 0, 0, 4, 0, 0, 0]));
-    // Three vehicles need six seconds; yellow and red clearance take four.
+    // Three vehicles need almost six seconds; yellow and red clearance take four.
     let (stage, start) = next(&plan);
     assert_eq!(stage, "2");
     assert!((4 + 4..=8 + 4).contains(&start), "{plan:?}");

@@ -41,12 +41,10 @@ macro_rules! parameters {
 parameters! {
     /// Vehicles that pass the stop line of one lane in an hour of green, while a queue lasts. HCM 6, base saturation flow.
     saturation_flow_vph: 1900.0 in 600.0..=2600.0;
-    /// Green that is lost until the first vehicle passes the stop line, s, so that the n-th passes this long after n headways. Measured in
-    /// simulation, where the n-th passes 2 n seconds after green began; HCM 6 has 2 s for people.
-    startup_loss_s: 0.5 in 0.0..=4.0;
-    /// Seconds of yellow in which vehicles still pass. Measured in simulation: of those less than a second from the stop line when yellow
-    /// begins 19 in 20 pass, of those farther away one in seven. HCM 6 has 2 s for people.
-    yellow_used_s: 1.0 in 0.0..=5.0;
+    /// Green that is lost until the first vehicle moves, s. HCM 6 has 2 s for the first four vehicles together; chosen in simulation.
+    startup_loss_s: 1.5 in 0.0..=4.0;
+    /// Seconds of yellow in which vehicles still pass. HCM 6, extension of effective green.
+    yellow_used_s: 2.0 in 0.0..=5.0;
     /// Flow of a movement that gives way, as a share of the same movement with right of way. A prior; the flow itself is learnt.
     permitted_share: 0.5 in 0.05..=1.0;
     /// Weight of a turn against a through movement of the same lane. A prior; the flow itself is learnt.
