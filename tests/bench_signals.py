@@ -72,7 +72,8 @@ def measure(arguments, python, harness, directory, host):
     if scenarios == "generated":
         networks.make(f"{directory}/networks", next(python.parents[1].glob("lib/*/site-packages/sumo/bin")))
         scenarios, environment = ",".join(networks.NETWORKS), {"SCEN_DIR": f"{directory}/networks"}
-        controllers += ["fixed", "actuated", "greedy"]
+        # Options are Greenwave's alone: with them the others would be no measure.
+        controllers += [] if arguments.options else ["fixed", "actuated", "greedy"]
     out = pathlib.Path(directory) / "rows.jsonl"
     options = [option for controller in controllers for option in ("--controller", controller)]
     subprocess.run(
