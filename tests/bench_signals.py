@@ -11,11 +11,9 @@ import pathlib
 import statistics
 import subprocess
 import sys
-import tempfile
-import time
-import urllib.request
 
 import networks
+from processes import free_port, processes
 
 # The version on which the published figures of the RESCO scenarios hold.
 SUMO = ["eclipse-sumo==1.9.2", "traci==1.9.2", "numpy"]
@@ -28,7 +26,6 @@ def main():
     parser.add_argument("--seeds", default="11")
     parser.add_argument("--scenarios", default="cologne1")
     parser.add_argument("--options", default="", help="of the harness, such as allred=2 or miss=0.05,drop=0.1,latency=2")
-    parser.add_argument("--port", type=int, default=8097)
     arguments = parser.parse_args()
     harness = (arguments.bench / "closed_loop.py").resolve()
     if not harness.is_file():
@@ -41,15 +38,11 @@ def main():
             subprocess.run([python, "-m", "pip", "install", "--quiet", *SUMO], check=True)
         except subprocess.CalledProcessError:
             sys.exit(f"SUMO is missing and could not be installed: {' '.join(SUMO)} into .venv/sumo")
-    with tempfile.TemporaryDirectory() as directory:
-        host = subprocess.Popen(
-            [arguments.greenwave, "serve", "--port", str(arguments.port), "--data-dir", f"{directory}/data"], stdout=subprocess.DEVNULL
-        )
-        try:
-            rows = measure(arguments, python, harness, directory, host)
-        finally:
-            host.terminate()
-            host.wait()
+    with processes("bench-signals") as started:
+        port = free_port()
+        command = [arguments.greenwave.resolve(), "serve", "--port", str(port), "--data-dir", started.logs / "data"]
+        started.start("greenwave", command, port)
+        rows = measure(arguments, python, harness, started.logs, f"http://127.0.0.1:{port}")
     table(rows)
     ours = [row for row in rows if row["controller"].startswith("greenwave")]
     wrong = [row for row in ours if row["forced"] or row["refused"] or row["late"]]
@@ -57,29 +50,21 @@ def main():
         sys.exit("a cabinet refused or overruled a plan, or a plan came late: " + ", ".join(f"{r['scenario']} {r['seed']}" for r in wrong))
 
 
-def measure(arguments, python, harness, directory, host):
-    url = f"http://127.0.0.1:{arguments.port}"
-    while True:
-        try:
-            urllib.request.urlopen(f"{url}/v1/health", timeout=1).close()
-            break
-        except OSError:
-            if host.poll() is not None:
-                sys.exit(f"greenwave ended with {host.returncode}: is port {arguments.port} taken?")
-            time.sleep(0.1)
+def measure(arguments, python, harness, directory, url):
     controllers = [f"greenwave:url={url}" + (f",{arguments.options}" if arguments.options else "")]
     scenarios, environment = arguments.scenarios, {}
     if scenarios == "generated":
-        networks.make(f"{directory}/networks", next(python.parents[1].glob("lib/*/site-packages/sumo/bin")))
-        scenarios, environment = ",".join(networks.NETWORKS), {"SCEN_DIR": f"{directory}/networks"}
+        networks.make(directory / "networks", next(python.parents[1].glob("lib/*/site-packages/sumo/bin")))
+        scenarios, environment = ",".join(networks.NETWORKS), {"SCEN_DIR": str(directory / "networks")}
         # Options are Greenwave's alone: with them the others would be no measure.
         controllers += [] if arguments.options else ["fixed", "actuated", "greedy"]
-    out = pathlib.Path(directory) / "rows.jsonl"
+    out = directory / "rows.jsonl"
     options = [option for controller in controllers for option in ("--controller", controller)]
-    subprocess.run(
-        [python, harness, scenarios, *options, "--seeds", arguments.seeds, "--procs", "2", "--out", out],
-        check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | environment,
-    )
+    with open(directory / "harness.log", "w") as log:
+        subprocess.run(
+            [python, harness, scenarios, *options, "--seeds", arguments.seeds, "--procs", "2", "--out", out],
+            check=True, stdout=log, stderr=log, env=os.environ | environment,
+        )
     return [json.loads(line) for line in out.read_text().splitlines()]
 
 

@@ -1,7 +1,6 @@
 """Road networks that nobody has tuned for: made by SUMO's netgenerate, with demand drawn from a seed, in the layout of a scenario."""
 
 import os
-import pathlib
 import random
 import re
 import subprocess
@@ -54,7 +53,7 @@ NETWORKS = {
 def make(directory, binaries):
     """Writes each network into a folder of its name, with a program of SUMO's own for each signal and routes for an hour."""
     for name, (shape, flows) in NETWORKS.items():
-        folder = pathlib.Path(directory) / name
+        folder = directory / name
         folder.mkdir(parents=True)
         network, trips = folder / f"{name}.net.xml", folder / "trips.xml"
         run(binaries / "netgenerate", *shape.split(), *ALL_SIGNALS, "--output-file", network)
