@@ -68,9 +68,6 @@ pub enum SafetyViolation {
     /// no movement loses its green.
     #[error("entry {0} does not begin one yellow change and red clearance after the green before it")]
     Clearance(usize),
-    /// A controller sets out for an entry one clearance before it: for a later one, before this one is due.
-    #[error("entry {0} would be skipped: the way from the green before it to a later entry begins before it is due")]
-    Skipped(usize),
     /// A movement would be red for too long, or could not be saved from it any more.
     #[error("movement {movement} would be red for longer than its maximum if entry {entry} is followed to its end")]
     RedMax {
@@ -122,10 +119,6 @@ impl SignalPlan {
                 if entry.start != before.end() + intersection.clearance_between(before.stage, entry.stage) {
                     return Err(SafetyViolation::Clearance(i));
                 }
-                let earlier = stages.get(..i - 1).unwrap_or_default();
-                if shown_until(intersection, earlier, before.stage, entry.stage).is_some_and(|until| before.end() < until) {
-                    return Err(SafetyViolation::Skipped(i - 1));
-                }
                 ledger.leave(intersection, before.stage, entry.stage, before.end());
             }
             ledger.serve(intersection, entry.stage, entry.start).map_err(|movement| SafetyViolation::RedMax { movement, entry: i })?;
@@ -173,14 +166,6 @@ impl SignalPlan {
     pub const fn valid_until(&self) -> Timestamp {
         self.valid_until
     }
-}
-
-/// When the green of a stage may end at the earliest, after these entries, so that no controller skips it: one that sets out for the
-/// next stage in time, one clearance before it, must have left the entries before by then.
-pub(crate) fn shown_until(intersection: &Intersection, before: &[PlannedStage], stage: usize, next: usize) -> Option<Timestamp> {
-    let clearance = intersection.clearance_between(stage, next);
-    let after = |from: &PlannedStage| from.end() + intersection.clearance_between(from.stage, next) + Deciseconds::new(1);
-    before.iter().filter(|from| from.stage != next).map(|from| after(from) - clearance).max()
 }
 
 /// Which movements wait, since when, and until when they must be green.

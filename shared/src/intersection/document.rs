@@ -146,6 +146,7 @@ fn read(document: &Value, faults: &mut Faults) -> Option<Intersection> {
     intersection.homes = (0..intersection.movements.len()).map(home).collect();
     intersection.at_once = intersection.stages_at_once();
     intersection.layout = ETag::of(&intersection.describe_layout()).short();
+    checks::skipped(&intersection, faults);
     checks::cover_cycle(&intersection, faults);
     Some(intersection)
 }

@@ -172,6 +172,8 @@ const REFUSED: &[Row] = &[
     (&[("/timing/red_max_s", Some("80.9"))], &[("time_of_day_plan_limit", "/time_of_day_plan/stages"); 4]),
     // The way out of any situation takes 64 s; at its shortest greens the time-of-day plan is red for 55 s at most.
     (&[("/timing/red_max_s", Some("63.9")), ("/time_of_day_plan/stages/0/green_s", Some("18")), ("/time_of_day_plan/stages/1/green_s", Some("5")), ("/time_of_day_plan/stages/2/green_s", Some("16")), ("/time_of_day_plan/stages/3/green_s", Some("5"))], &[("red_max_unreachable", "/timing/red_max_s")]),
+    // Stage 4 follows stage 1 without a clearance; from stage 1 to another it takes 9 s, and 4 s from stage 4.
+    (&[("/stages/-", Some(r#"{"id": "4", "protected": ["n_left", "s_left"]}"#)), ("/timing/stages/1", Some(r#"{"yellow_change_s": 6, "red_clearance_s": 3}"#))], &[("stage_skipped", "/stages/4")]),
     // Control.
     (&[("/control", Some("[]"))], &[("wrong_type", "/control")]),
     (&[("/control/mode", Some(r#""auto""#))], &[("unknown_value", "/control/mode")]),
@@ -280,6 +282,19 @@ fn an_override_holds_for_its_stage_alone() {
         [stage.green_min, stage.green_max, stage.yellow_change, stage.red_clearance].map(Deciseconds::tenths)
     };
     assert_eq!((times(0), times(1), times(3)), ([180, 500, 30, 10], [60, 400, 45, 0], [50, 500, 30, 10]));
+}
+
+#[test]
+fn a_stage_that_lasts_longer_than_the_way_past_it_is_accepted() {
+    const BETWEEN: (&str, Option<&str>) = ("/stages/-", Some(r#"{"id": "4", "protected": ["n_left", "s_left"]}"#));
+    accepted(&[BETWEEN, ("/timing/stages/1", Some(r#"{"yellow_change_s": 6, "red_clearance_s": 2.9}"#))]);
+    accepted(&[
+        BETWEEN,
+        ("/timing/stages/1", Some(r#"{"yellow_change_s": 6, "red_clearance_s": 3}"#)),
+        ("/timing/stages/4", Some(r#"{"green_min_s": 5.1}"#)),
+    ]);
+    // Who has to clear on the way into a stage is not past it any sooner.
+    accepted(&[("/timing/stages/1", Some(r#"{"yellow_change_s": 6, "red_clearance_s": 10}"#))]);
 }
 
 /// A junction of so many lanes, exits, movements, stages and entries of the time-of-day plan.
@@ -502,7 +517,7 @@ fn any_junction() -> impl Strategy<Value = Value> {
     let lists = sizes.prop_flat_map(move |(movements, stages)| {
         (vec(stage(movements), stages), vec(0..stages, movements), vec((0..stages, 0..200_u32), 0..6), 0..864_000_u32)
     });
-    lists.prop_map(|(stages, homes, extra, offset)| {
+    let documents = lists.prop_map(|(stages, homes, extra, offset)| {
         let seconds = |tenths: u32| f64::from(tenths) / 10.0;
         let members = |number: usize, (chosen, one, ..): &(Vec<bool>, usize, u32, u32, u32)| {
             let member = |m: usize| chosen[m] || *one == m || homes[m] == number;
@@ -523,7 +538,10 @@ fn any_junction() -> impl Strategy<Value = Value> {
         let green = |(stage, more): (usize, u32)| json!({"stage": stage.to_string(), "green_s": seconds(stages[stage].2 + more)});
         document["time_of_day_plan"] = json!({"offset_s": seconds(offset), "stages": entries.into_iter().map(green).collect::<Vec<_>>()});
         document
-    })
+    });
+    let skips =
+        |document: &Value| Intersection::try_from(document.clone()).is_err_and(|faults| faults.iter().all(|f| f.code == "stage_skipped"));
+    documents.prop_filter("a stage that a controller would skip", move |document| !skips(document))
 }
 
 /// What each tenth of a second of the time-of-day cycle shows: entry, tenths since its green began, movements that are green.

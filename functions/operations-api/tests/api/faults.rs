@@ -51,6 +51,7 @@ const ROWS: &[Row] = &[
     (&[("/timing/yellow_change_s", Some("6.1"))], &[("yellow_change_range", "/timing/yellow_change_s")]),
     (&[("/timing/stages/1/yellow_change_s", Some("0"))], &[("yellow_change_range", "/timing/stages/1/yellow_change_s")]),
     (&[("/timing/red_max_s", Some("34")), ("/time_of_day_plan/stages/0/green_s", Some("5")), ("/time_of_day_plan/stages/1/green_s", Some("18"))], &[("red_max_unreachable", "/timing/red_max_s")]),
+    (&[("/stages/-", Some(r#"{"id": "2", "protected": ["m0"]}"#)), ("/timing/stages/0", Some(r#"{"yellow_change_s": 6, "red_clearance_s": 3}"#))], &[("stage_skipped", "/stages/2")]),
     (&[("/time_of_day_plan/stages/0/green_s", Some("4.9"))], &[("time_of_day_plan_limit", "/time_of_day_plan/stages/0/green_s")]),
     (&[("/time_of_day_plan/stages/1/green_s", Some("50.1"))], &[("time_of_day_plan_limit", "/time_of_day_plan/stages/1/green_s")]),
     (&[("/time_of_day_plan/stages/-", Some(r#"{"stage": "1", "green_s": 18}"#))], &[("time_of_day_plan_limit", "/time_of_day_plan/stages/1/stage")]),

@@ -3,7 +3,7 @@
 use shared::intersection::Intersection;
 use shared::units::{Deciseconds, Timestamp};
 
-use crate::plan::{PlannedStage, RedLedger, SafetyViolation, SignalPlan, shown_until};
+use crate::plan::{PlannedStage, RedLedger, SafetyViolation, SignalPlan};
 use crate::signal::{Phase, SignalState};
 
 /// Longest time from a reading to the moment when the controller follows the plan that rests on it.
@@ -113,14 +113,7 @@ impl<'i> Schedule<'i> {
     /// Ends the stage reached as near to the wish as the limits allow, and goes to the next one.
     pub(super) fn follow(&mut self, wish: &Wish) {
         let end = self.bounded(wish);
-        let shown = |next: usize| self.shown_until(next).is_none_or(|until| until <= end);
-        let next = if self.may_follow(end, wish.next) && shown(wish.next) {
-            wish.next
-        } else {
-            let urgent = self.most_urgent(end).unwrap_or(self.any_other());
-            let others = |ledger| (0..self.intersection.stages().len()).find(|&next| shown(next) && self.may_follow_by(ledger, end, next));
-            if shown(urgent) { urgent } else { others(&self.ledger).or_else(|| others(&self.last)).unwrap_or(urgent) }
-        };
+        let next = if self.may_follow(end, wish.next) { wish.next } else { self.most_urgent(end).unwrap_or(self.any_other()) };
         // Without any other stage to go to, this one stays.
         if next != self.stage {
             self.change(end, next);
@@ -136,9 +129,8 @@ impl<'i> Schedule<'i> {
         let latest = self.green_max_end().min(self.latest_by(&self.last));
         let mut earliest = self.earliest_end();
         if !self.stages.is_empty() {
-            // If this plan arrives late, the stage begins late: its minimum must be over even so, and nobody may skip it.
-            let shown = self.shown_until(wish.next).map_or(earliest, |until| until.max(earliest));
-            earliest = (shown + PLAN_LATENCY).min(latest).max(earliest);
+            // If this plan arrives late, the stage begins late: its minimum must be over even so.
+            earliest = (earliest + PLAN_LATENCY).min(latest).max(earliest);
         }
         let end = wish.end.min(self.green_max_end()).min(self.red_max_end()).max(earliest);
         // A controller sets out for a stage one clearance before its start. Where nothing is cleared, that is before the end
@@ -155,11 +147,6 @@ impl<'i> Schedule<'i> {
         } else {
             from.max(earliest)
         }
-    }
-
-    /// When the stage reached may end at the earliest so that this next one makes no controller skip it.
-    fn shown_until(&self, next: usize) -> Option<Timestamp> {
-        shown_until(self.intersection, &self.stages, self.stage, next)
     }
 
     fn change(&mut self, end: Timestamp, next: usize) {

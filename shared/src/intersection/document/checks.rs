@@ -122,6 +122,30 @@ pub(super) fn cover(intersection: &Intersection) -> Vec<usize> {
     cover
 }
 
+/// A controller sets out for a stage one clearance before its green, whatever the plan has in between. A stage that begins without a
+/// clearance must last longer, with the clearance after it, than the way past it: else the controller would leave for the next
+/// stage before it has shown this one. The way past more than one stage follows from that.
+pub(super) fn skipped(intersection: &Intersection, faults: &mut Faults) {
+    let list = At::Root.field("stages");
+    let stages = intersection.stages.iter().enumerate();
+    for (middle, stage) in stages.clone() {
+        let ways = stages.clone().flat_map(|from| stages.clone().map(move |to| (from, to)));
+        let others = ways.filter(|((from, _), (to, _))| *from != middle && middle != *to && from != to);
+        let past_it = others.map(|((from, a), (to, b))| {
+            let past = intersection.clearance_between(from, to);
+            let through = intersection.clearance_between(from, middle) + intersection.clearance_between(middle, to);
+            (past.saturating_sub(through), past, a, b)
+        });
+        if let Some((shortest, past, a, b)) = past_it.max_by_key(|(shortest, ..)| *shortest).filter(|way| way.0 >= stage.green_min) {
+            let message = format!(
+                "stage '{}' would be skipped: a controller goes from '{}' to '{}' {past} ahead; green_min_s must be more than {shortest}",
+                stage.id, a.id, b.id
+            );
+            faults.add(&list.index(middle), "stage_skipped", message);
+        }
+    }
+}
+
 pub(super) fn cover_cycle(intersection: &Intersection, faults: &mut Faults) {
     if intersection.stages.len() == 1 {
         return;
