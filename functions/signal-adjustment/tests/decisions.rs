@@ -69,7 +69,7 @@ fn next(plan: &PublishedPlan) -> (&str, i64) {
 #[test]
 fn the_stage_with_most_waiting_vehicles_is_next() {
     let junction = intersection(|_| {});
-    let (_, decision, plan) = first(&junction, &step("0", 20.0, 0, [1, 0, 1, 0, 2, 9, 2, 8]));
+    let (_, decision, plan) = first(&junction, &step("0", 20.0, 0, [0, 1, 0, 1, 2, 9, 2, 8]));
     assert_eq!(plan.reason.code, "queue_pressure");
     // Yellow 3 s and red clearance 1 s from now on.
     assert_eq!(next(&plan), ("3", 4));
@@ -119,6 +119,30 @@ fn turning_vehicles_that_stand_at_a_green_get_right_of_way_before_crossing_traff
         readings[2] = detector("n_1", 0, &standing(n_left));
         assert_eq!(next(&first(&junction, &readings).2).0, next_stage, "{n_left} vehicles stand");
     }
+}
+
+#[test]
+fn a_stage_starts_later_if_turns_that_give_way_share_more_than_one_lane_with_through_vehicles() {
+    let cost = |turns: &[(&str, &str)], right_of_way: &str, margin_s: f64| {
+        let junction = intersection(|document| {
+            for (lane, exit) in turns {
+                let turn = json!({"id": format!("{lane}_right"), "from_lane": lane, "to_exit": exit, "turn": "right"});
+                document["movements"].as_array_mut().unwrap().push(turn);
+                document["stages"][2][right_of_way].as_array_mut().unwrap().push(json!(format!("{lane}_right")));
+            }
+            // Who gives way discharges like the others, so that the margin is all that tells them apart.
+            document["control"]["planner"] = json!({"give_way_margin_s": margin_s, "permitted_share": 1});
+        });
+        let (_, decision, _) = first(&junction, &step("0", 20.0, 0, [0, 0, 0, 0, 6, 0, 0, 0]));
+        decision.candidates.iter().find(|candidate| candidate.stage.as_str() == "2").unwrap().cost
+    };
+    let both = [("e_0", "n_out"), ("w_0", "s_out")];
+    for (turns, right_of_way) in [(&both[..], "protected"), (&both[..1], "permitted"), (&[], "permitted")] {
+        assert_eq!(cost(turns, right_of_way, 0.0), cost(turns, right_of_way, 2.0), "{turns:?} {right_of_way}");
+    }
+    // Six vehicles wait for two seconds more.
+    let more = cost(&both, "permitted", 2.0) - cost(&both, "permitted", 0.0);
+    assert!((more - 12.0).abs() < 0.01, "{more}");
 }
 
 #[test]

@@ -41,10 +41,13 @@ macro_rules! parameters {
 parameters! {
     /// Vehicles that pass the stop line of one lane in an hour of green, while a queue lasts. HCM 6, base saturation flow.
     saturation_flow_vph: 1900.0 in 600.0..=2600.0;
-    /// Green that is lost until the first vehicle moves, s. HCM 6 has 2 s for the first four vehicles together; chosen in simulation.
-    startup_loss_s: 1.5 in 0.0..=4.0;
-    /// Seconds of yellow in which vehicles still pass. HCM 6, extension of effective green.
-    yellow_used_s: 2.0 in 0.0..=5.0;
+    /// Green that is lost until the first vehicle moves, s. Measured in SUMO 1.9.2; HCM 6 has 2 s for the first four vehicles together.
+    startup_loss_s: 0.5 in 0.0..=4.0;
+    /// Seconds of yellow in which vehicles still pass. Measured in SUMO 1.9.2; HCM 6 has 2 s, its extension of effective green.
+    yellow_used_s: 1.0 in 0.0..=5.0;
+    /// How much later a stage starts, and how much more of its yellow is used, if turns that give way share more than one lane with
+    /// through vehicles, s: the first wait for each other, and leave at the end. Chosen in simulation.
+    give_way_margin_s: 1.0 in 0.0..=3.0;
     /// Flow of a movement that gives way, as a share of the same movement with right of way. A prior; the flow itself is learnt.
     permitted_share: 0.5 in 0.05..=1.0;
     /// Weight of a turn against a through movement of the same lane. A prior; the flow itself is learnt.

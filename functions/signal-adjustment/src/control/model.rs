@@ -4,7 +4,7 @@
 //! costs a vehicle-second, and those that arrived and have to stop cost the stop as well. The fluid queue of a point-queue
 //! model, in the form that rolling-horizon control (OPAC, COP, SURTRAC) has used since Gartner (1983).
 
-use shared::intersection::{Intersection, MovementSet, Planner, Turn};
+use shared::intersection::{Intersection, MovementSet, Planner, Stage, Turn};
 use shared::units::{Deciseconds, Timestamp};
 
 use crate::estimate::{Arrivals, DetectorState, Estimate, longest_silence, served};
@@ -48,8 +48,9 @@ pub(super) struct Model {
     /// Seconds between two stages.
     clearance: Vec<usize>,
     planner: Planner,
-    startup: f32,
-    yellow: f32,
+    /// Start-up loss and yellow that is used, by stage.
+    startup: Vec<f32>,
+    yellow: Vec<f32>,
     stop_cost: f32,
 }
 
@@ -112,6 +113,8 @@ impl Model {
         let (groups, stages) = (lanes.div_ceil(GROUP), intersection.stages().len());
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a parameter of at most 90")]
         let horizon = planner.horizon_s as usize;
+        let margin = |stage| if turners_meet(intersection, stage) { planner.give_way_margin_s } else { 0.0 };
+        let seconds = |all: f64| intersection.stages().iter().map(|stage| single(all + margin(stage))).collect();
         let mut model = Self {
             groups,
             stages,
@@ -125,8 +128,8 @@ impl Model {
             through: vec![[0.0; GROUP]; groups * stages * stages],
             clearance: vec![0; stages * stages],
             planner,
-            startup: single(planner.startup_loss_s),
-            yellow: single(planner.yellow_used_s),
+            startup: seconds(planner.startup_loss_s),
+            yellow: seconds(planner.yellow_used_s),
             stop_cost: single(planner.stop_cost_s),
         };
         model.fill_capacity(intersection, estimate, state.at);
@@ -262,7 +265,7 @@ impl Model {
     /// A second of the green of a stage, `age` seconds after it began; `from` is the stage before it.
     pub(super) fn green(&self, roll: &mut Roll, stage: usize, from: usize, age: usize) {
         #[expect(clippy::cast_precision_loss, reason = "at most a few hundred seconds")]
-        let moving = (age as f32 + 1.0 - self.startup).clamp(0.0, 1.0);
+        let moving = (age as f32 + 1.0 - of_stage(&self.startup, stage)).clamp(0.0, 1.0);
         if moving >= 1.0 {
             return self.pass(roll, self.serve(stage).iter().copied());
         }
@@ -273,7 +276,7 @@ impl Model {
     /// A second of the clearance between two stages, `age` seconds after it began.
     pub(super) fn clear(&self, roll: &mut Roll, from: usize, to: usize, age: usize) {
         #[expect(clippy::cast_precision_loss, reason = "at most a few seconds")]
-        let passing = (self.yellow - age as f32).clamp(0.0, 1.0);
+        let passing = (of_stage(&self.yellow, from) - age as f32).clamp(0.0, 1.0);
         let kept = self.through(from, to).iter().zip(self.serve(from));
         self.pass(roll, kept.map(|(kept, full)| zip(*kept, *full, |k, f| larger(k, f * passing))));
     }
@@ -369,6 +372,20 @@ fn at_mut(lanes: &mut [Lanes], first: usize, lane: usize) -> Option<&mut f32> {
 /// The value of one lane.
 fn lane_of(lanes: &[Lanes], lane: usize) -> f32 {
     lanes.get(lane / GROUP).and_then(|group| group.get(lane % GROUP)).copied().unwrap_or_default()
+}
+
+fn of_stage(seconds: &[f32], stage: usize) -> f32 {
+    seconds.get(stage).copied().unwrap_or_default()
+}
+
+/// Whether turns that give way share more than one lane with through vehicles: they can block each other, and who is behind them.
+fn turners_meet(intersection: &Intersection, stage: &Stage) -> bool {
+    let green = |lane: usize, among: MovementSet, through: bool| {
+        let movements = intersection.movements().iter().enumerate();
+        movements.filter(|(_, m)| m.from_lane == Some(lane) && (m.turn == Turn::Through) == through).any(|(m, _)| among.contains(m))
+    };
+    let shared = |lane: &usize| green(*lane, stage.movements(), true) && green(*lane, stage.permitted, false);
+    (0..intersection.lanes().len()).filter(shared).count() > 1
 }
 
 /// How long no movement of a lane has been green.
