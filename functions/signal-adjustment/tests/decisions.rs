@@ -122,7 +122,7 @@ fn turning_vehicles_that_stand_at_a_green_get_right_of_way_before_crossing_traff
 }
 
 #[test]
-fn a_stage_starts_later_if_turns_that_give_way_share_more_than_one_lane_with_through_vehicles() {
+fn greens_start_later_where_turns_that_give_way_share_more_than_one_lane_with_through_vehicles() {
     let cost = |turns: &[(&str, &str)], right_of_way: &str, margin_s: f64| {
         let junction = intersection(|document| {
             for (lane, exit) in turns {

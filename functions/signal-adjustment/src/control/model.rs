@@ -48,9 +48,8 @@ pub(super) struct Model {
     /// Seconds between two stages.
     clearance: Vec<usize>,
     planner: Planner,
-    /// Start-up loss and yellow that is used, by stage.
-    startup: Vec<f32>,
-    yellow: Vec<f32>,
+    startup: f32,
+    yellow: f32,
     stop_cost: f32,
 }
 
@@ -113,8 +112,8 @@ impl Model {
         let (groups, stages) = (lanes.div_ceil(GROUP), intersection.stages().len());
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a parameter of at most 90")]
         let horizon = planner.horizon_s as usize;
-        let margin = |stage| if turners_meet(intersection, stage) { planner.give_way_margin_s } else { 0.0 };
-        let seconds = |all: f64| intersection.stages().iter().map(|stage| single(all + margin(stage))).collect();
+        let margin =
+            if intersection.stages().iter().any(|stage| turns_block(intersection, stage)) { planner.give_way_margin_s } else { 0.0 };
         let mut model = Self {
             groups,
             stages,
@@ -128,8 +127,8 @@ impl Model {
             through: vec![[0.0; GROUP]; groups * stages * stages],
             clearance: vec![0; stages * stages],
             planner,
-            startup: seconds(planner.startup_loss_s),
-            yellow: seconds(planner.yellow_used_s),
+            startup: single(planner.startup_loss_s + margin),
+            yellow: single(planner.yellow_used_s + margin),
             stop_cost: single(planner.stop_cost_s),
         };
         model.fill_capacity(intersection, estimate, state.at);
@@ -265,7 +264,7 @@ impl Model {
     /// A second of the green of a stage, `age` seconds after it began; `from` is the stage before it.
     pub(super) fn green(&self, roll: &mut Roll, stage: usize, from: usize, age: usize) {
         #[expect(clippy::cast_precision_loss, reason = "at most a few hundred seconds")]
-        let moving = (age as f32 + 1.0 - of_stage(&self.startup, stage)).clamp(0.0, 1.0);
+        let moving = (age as f32 + 1.0 - self.startup).clamp(0.0, 1.0);
         if moving >= 1.0 {
             return self.pass(roll, self.serve(stage).iter().copied());
         }
@@ -276,7 +275,7 @@ impl Model {
     /// A second of the clearance between two stages, `age` seconds after it began.
     pub(super) fn clear(&self, roll: &mut Roll, from: usize, to: usize, age: usize) {
         #[expect(clippy::cast_precision_loss, reason = "at most a few seconds")]
-        let passing = (of_stage(&self.yellow, from) - age as f32).clamp(0.0, 1.0);
+        let passing = (self.yellow - age as f32).clamp(0.0, 1.0);
         let kept = self.through(from, to).iter().zip(self.serve(from));
         self.pass(roll, kept.map(|(kept, full)| zip(*kept, *full, |k, f| larger(k, f * passing))));
     }
@@ -374,12 +373,8 @@ fn lane_of(lanes: &[Lanes], lane: usize) -> f32 {
     lanes.get(lane / GROUP).and_then(|group| group.get(lane % GROUP)).copied().unwrap_or_default()
 }
 
-fn of_stage(seconds: &[f32], stage: usize) -> f32 {
-    seconds.get(stage).copied().unwrap_or_default()
-}
-
 /// Whether turns that give way share more than one lane with through vehicles: they can block each other, and who is behind them.
-fn turners_meet(intersection: &Intersection, stage: &Stage) -> bool {
+fn turns_block(intersection: &Intersection, stage: &Stage) -> bool {
     let green = |lane: usize, among: MovementSet, through: bool| {
         let movements = intersection.movements().iter().enumerate();
         movements.filter(|(_, m)| m.from_lane == Some(lane) && (m.turn == Turn::Through) == through).any(|(m, _)| among.contains(m))
