@@ -123,7 +123,7 @@ fn turning_vehicles_that_stand_at_a_green_get_right_of_way_before_crossing_traff
 
 #[test]
 fn greens_start_later_where_turns_that_give_way_share_more_than_one_lane_with_through_vehicles() {
-    let cost = |turns: &[(&str, &str)], right_of_way: &str, margin_s: f64| {
+    let cost = |turns: &[(&str, &str)], right_of_way: &str, green_for: f64, (stage, queues): (&str, [u32; 8]), margin_s: f64| {
         let junction = intersection(|document| {
             for (lane, exit) in turns {
                 let turn = json!({"id": format!("{lane}_right"), "from_lane": lane, "to_exit": exit, "turn": "right"});
@@ -133,17 +133,25 @@ fn greens_start_later_where_turns_that_give_way_share_more_than_one_lane_with_th
             // Who gives way discharges like the others, so that the margin is all that tells them apart.
             document["control"]["planner"] = json!({"give_way_margin_s": margin_s, "permitted_share": 1});
         });
-        let (_, decision, _) = first(&junction, &step("0", 20.0, 0, [0, 0, 0, 0, 6, 0, 0, 0]));
-        decision.candidates.iter().find(|candidate| candidate.stage.as_str() == "2").unwrap().cost
+        let (_, decision, _) = first(&junction, &step("0", green_for, 0, queues));
+        decision.candidates.iter().find(|candidate| candidate.stage.as_str() == stage).unwrap().cost
     };
+    let six_at = |lane: &str| LANES.map(|l| if l == lane { 6 } else { 0 });
     let both = [("e_0", "n_out"), ("w_0", "s_out")];
     for (turns, right_of_way) in [(&both[..], "protected"), (&both[..1], "permitted"), (&[], "permitted")] {
-        let more = cost(turns, right_of_way, 2.0) - cost(turns, right_of_way, 0.0);
+        let cost = |margin_s| cost(turns, right_of_way, 20.0, ("2", six_at("e_0")), margin_s);
+        let more = cost(2.0) - cost(0.0);
         assert!(more.abs() < 0.01, "{turns:?} {right_of_way}: {more}");
     }
-    // Six vehicles wait for two seconds more.
-    let more = cost(&both, "permitted", 2.0) - cost(&both, "permitted", 0.0);
-    assert!((more - 12.0).abs() < 0.01, "{more}");
+    // In the stage with these turns and in another, six vehicles wait for two seconds more.
+    for (stage, lane) in [("2", "e_0"), ("3", "e_1")] {
+        let cost = |margin_s| cost(&both, "permitted", 20.0, (stage, six_at(lane)), margin_s);
+        let more = cost(2.0) - cost(0.0);
+        assert!((more - 12.0).abs() < 0.01, "stage {stage}: {more}");
+    }
+    // Those whom the running stage leaves behind at its maximum green are fewer, as more of its yellow is used.
+    let cost = |margin_s| cost(&both, "permitted", 50.0, ("2", six_at("n_0")), margin_s);
+    assert!(cost(2.0) < cost(0.0) - 6.0, "{} {}", cost(2.0), cost(0.0));
 }
 
 #[test]

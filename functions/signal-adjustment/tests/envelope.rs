@@ -242,7 +242,7 @@ proptest! {
     }
 
     #[test]
-    fn a_plan_at_random_is_refused_or_keeps_every_limit_to_its_end(
+    fn a_plan_at_random_is_refused_or_shown_as_it_is_and_keeps_every_limit_to_its_end(
         intersection in any_intersection(),
         entries in proptest::collection::vec((any::<prop::sample::Index>(), 0_u32..200), 1..12),
         reds in proptest::collection::vec(0_i64..600, 9),
@@ -269,11 +269,17 @@ proptest! {
         let saved = SignalPlan::is_within_red_max(&intersection, &state);
         prop_assume!(saved);
         let end = i64::from(plan.stages().last().unwrap().end().since(at(0)).tenths());
+        let mut shown = vec![];
         for now in 0..end {
             cabinet.follow(plan.stages(), now);
             cabinet.tick(now, 0, 0);
+            if let Shown::Green { stage, .. } = cabinet.shown && shown.last() != Some(&stage) {
+                shown.push(stage);
+            }
         }
         prop_assert!(cabinet.broken.is_empty(), "{:#?}\n{:?}\n{:#}", cabinet.broken, plan, intersection.document());
+        let planned: Vec<usize> = plan.stages().iter().map(|entry| entry.stage).collect();
+        prop_assert_eq!(shown, planned, "{:?}\n{:#}", plan, intersection.document());
     }
 }
 

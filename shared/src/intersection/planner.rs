@@ -46,7 +46,8 @@ parameters! {
     /// Seconds of yellow in which vehicles still pass. Measured in SUMO 1.9.2; HCM 6 has 2 s, its extension of effective green.
     yellow_used_s: 1.0 in 0.0..=5.0;
     /// How much later a green starts, and how much more of its yellow is used, at a junction where turns that give way share more than
-    /// one lane of a stage with through vehicles, s: the first wait for each other, and leave at the end. Chosen in simulation.
+    /// one lane of a stage with through vehicles, s: the first wait for each other, and leave at the end. Added to `startup_loss_s` and
+    /// `yellow_used_s`. Chosen in simulation.
     give_way_margin_s: 1.0 in 0.0..=3.0;
     /// Flow of a movement that gives way, as a share of the same movement with right of way. A prior; the flow itself is learnt.
     permitted_share: 0.5 in 0.05..=1.0;

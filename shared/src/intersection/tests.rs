@@ -172,8 +172,8 @@ const REFUSED: &[Row] = &[
     (&[("/timing/red_max_s", Some("80.9"))], &[("time_of_day_plan_limit", "/time_of_day_plan/stages"); 4]),
     // The way out of any situation takes 64 s; at its shortest greens the time-of-day plan is red for 55 s at most.
     (&[("/timing/red_max_s", Some("63.9")), ("/time_of_day_plan/stages/0/green_s", Some("18")), ("/time_of_day_plan/stages/1/green_s", Some("5")), ("/time_of_day_plan/stages/2/green_s", Some("16")), ("/time_of_day_plan/stages/3/green_s", Some("5"))], &[("red_max_unreachable", "/timing/red_max_s")]),
-    // Stage 4 follows stage 1 without a clearance; from stage 1 to another it takes 9 s, and 4 s from stage 4.
-    (&[("/stages/-", Some(r#"{"id": "4", "protected": ["n_left", "s_left"]}"#)), ("/timing/stages/1", Some(r#"{"yellow_change_s": 6, "red_clearance_s": 3}"#))], &[("stage_skipped", "/stages/4")]),
+    // Stage 4 follows stage 1 without a clearance; from stage 1 to another it takes 8.1 s, and 4 s from stage 4.
+    (&[("/stages/-", Some(r#"{"id": "4", "protected": ["n_left", "s_left"]}"#)), ("/timing/stages/1", Some(r#"{"yellow_change_s": 6, "red_clearance_s": 2.1}"#))], &[("stage_skipped", "/stages/4")]),
     // Control.
     (&[("/control", Some("[]"))], &[("wrong_type", "/control")]),
     (&[("/control/mode", Some(r#""auto""#))], &[("unknown_value", "/control/mode")]),
@@ -287,11 +287,11 @@ fn an_override_holds_for_its_stage_alone() {
 #[test]
 fn a_stage_that_lasts_longer_than_the_way_past_it_is_accepted() {
     const BETWEEN: (&str, Option<&str>) = ("/stages/-", Some(r#"{"id": "4", "protected": ["n_left", "s_left"]}"#));
-    accepted(&[BETWEEN, ("/timing/stages/1", Some(r#"{"yellow_change_s": 6, "red_clearance_s": 2.9}"#))]);
+    accepted(&[BETWEEN, ("/timing/stages/1", Some(r#"{"yellow_change_s": 6, "red_clearance_s": 2}"#))]);
     accepted(&[
         BETWEEN,
         ("/timing/stages/1", Some(r#"{"yellow_change_s": 6, "red_clearance_s": 3}"#)),
-        ("/timing/stages/4", Some(r#"{"green_min_s": 5.1}"#)),
+        ("/timing/stages/4", Some(r#"{"green_min_s": 6}"#)),
     ]);
     // Who has to clear on the way into a stage is not past it any sooner.
     accepted(&[("/timing/stages/1", Some(r#"{"yellow_change_s": 6, "red_clearance_s": 10}"#))]);

@@ -373,7 +373,8 @@ fn lane_of(lanes: &[Lanes], lane: usize) -> f32 {
     lanes.get(lane / GROUP).and_then(|group| group.get(lane % GROUP)).copied().unwrap_or_default()
 }
 
-/// Whether turns that give way share more than one lane with through vehicles: they can block each other, and who is behind them.
+/// Whether turns that give way share more than one lane with through vehicles: if they come from both sides they block each other,
+/// and who is behind them.
 fn turns_block(intersection: &Intersection, stage: &Stage) -> bool {
     let green = |lane: usize, among: MovementSet, through: bool| {
         let movements = intersection.movements().iter().enumerate();

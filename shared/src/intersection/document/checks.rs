@@ -122,10 +122,12 @@ pub(super) fn cover(intersection: &Intersection) -> Vec<usize> {
     cover
 }
 
-/// A controller sets out for a stage one clearance before its green, whatever the plan has in between. A stage that begins without a
-/// clearance must last longer, with the clearance after it, than the way past it: else the controller would leave for the next
-/// stage before it has shown this one. The way past more than one stage follows from that.
+/// A controller looks at its plan once a second, and sets out for a stage one clearance before its green, whatever the plan has in
+/// between. A stage must therefore last a second longer, with the clearances around it, than the way past it: else a controller
+/// may leave for the next stage without having shown this one. That can happen after a stage that it follows without a clearance. The
+/// way past several stages follows from that.
 pub(super) fn skipped(intersection: &Intersection, faults: &mut Faults) {
+    const CONTROLLER_CYCLE: Deciseconds = Deciseconds::from_secs(1);
     let list = At::Root.field("stages");
     let stages = intersection.stages.iter().enumerate();
     for (middle, stage) in stages.clone() {
@@ -134,11 +136,12 @@ pub(super) fn skipped(intersection: &Intersection, faults: &mut Faults) {
         let past_it = others.map(|((from, a), (to, b))| {
             let past = intersection.clearance_between(from, to);
             let through = intersection.clearance_between(from, middle) + intersection.clearance_between(middle, to);
-            (past.saturating_sub(through), past, a, b)
+            ((past + CONTROLLER_CYCLE).saturating_sub(through), past, a, b)
         });
-        if let Some((shortest, past, a, b)) = past_it.max_by_key(|(shortest, ..)| *shortest).filter(|way| way.0 >= stage.green_min) {
+        if let Some((shortest, past, a, b)) = past_it.max_by_key(|(shortest, ..)| *shortest).filter(|way| stage.green_min < way.0) {
             let message = format!(
-                "stage '{}' would be skipped: a controller goes from '{}' to '{}' {past} ahead; green_min_s must be more than {shortest}",
+                "stage '{}' may be skipped: a controller leaves '{}' for '{}' {past} ahead; \
+                 green_min_s must be at least {shortest}, or their clearances less different",
                 stage.id, a.id, b.id
             );
             faults.add(&list.index(middle), "stage_skipped", message);
