@@ -20,6 +20,9 @@ use crate::units::{Deciseconds, Timestamp};
 pub use document::{InvalidDocument, LIMITS, Limits};
 pub use planner::Planner;
 
+/// A controller looks at its plan once a second.
+pub const CONTROLLER_CYCLE: Deciseconds = Deciseconds::from_secs(1);
+
 /// Identifies the content of a configuration: equal content has an equal tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ETag([u8; 16]);

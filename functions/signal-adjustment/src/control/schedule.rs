@@ -1,6 +1,6 @@
 //! Builds a plan stage by stage, within the envelope: whatever is wished for, what comes out can be proved.
 
-use shared::intersection::Intersection;
+use shared::intersection::{CONTROLLER_CYCLE, Intersection};
 use shared::units::{Deciseconds, Timestamp};
 
 use crate::plan::{PlannedStage, RedLedger, SafetyViolation, SignalPlan};
@@ -12,9 +12,6 @@ use crate::signal::{Phase, SignalState};
 /// the plan in force makes within this time is kept, and a change is never planned for the time in which the next plan may
 /// be on its way. With both, a plan may arrive this late without harm.
 pub(crate) const PLAN_LATENCY: Deciseconds = Deciseconds::from_secs(3);
-
-/// A controller looks at its plan once a second.
-const CONTROLLER_CYCLE: Deciseconds = Deciseconds::from_secs(1);
 
 /// What the builder is asked to do with the stage it has reached.
 pub(super) struct Wish {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::fields::{At, Faults};
-use crate::intersection::{Intersection, MovementSet, Stage, Turn};
+use crate::intersection::{CONTROLLER_CYCLE, Intersection, MovementSet, Stage, Turn};
 use crate::units::Deciseconds;
 
 pub(super) fn movements(intersection: &Intersection, faults: &mut Faults) {
@@ -127,7 +127,6 @@ pub(super) fn cover(intersection: &Intersection) -> Vec<usize> {
 /// may leave for the next stage without having shown this one. That can happen after a stage that it follows without a clearance. The
 /// way past several stages follows from that.
 pub(super) fn skipped(intersection: &Intersection, faults: &mut Faults) {
-    const CONTROLLER_CYCLE: Deciseconds = Deciseconds::from_secs(1);
     let list = At::Root.field("stages");
     let stages = intersection.stages.iter().enumerate();
     for (middle, stage) in stages.clone() {
