@@ -321,6 +321,10 @@ impl<S: IntersectionStore> IntersectionStore for FaultyStore<S> {
         self.plainly(self.inner.get(id)).await
     }
 
+    async fn tag(&self, id: &IntersectionId) -> Result<Option<ETag>, PortError> {
+        self.plainly(self.inner.tag(id)).await
+    }
+
     async fn put(&self, expected: Option<&ETag>, intersection: &Intersection) -> Result<(), WriteError> {
         self.conditionally(self.inner.put(expected, intersection)).await
     }

@@ -106,6 +106,10 @@ impl IntersectionStore for Memory {
         Ok(self.lock().intersections.get(id.as_str()).map(|i| (i.etag(), Arc::clone(i))))
     }
 
+    async fn tag(&self, id: &IntersectionId) -> Result<Option<ETag>, PortError> {
+        Ok(self.lock().intersections.get(id.as_str()).map(|i| i.etag()))
+    }
+
     async fn put(&self, expected: Option<&ETag>, intersection: &Intersection) -> Result<(), WriteError> {
         let mut content = self.lock();
         let stored = content.intersections.get(intersection.id().as_str()).map(|i| i.etag());

@@ -89,6 +89,9 @@ pub trait IntersectionStore: Send + Sync {
     /// The intersection, if it is configured.
     fn get(&self, id: &IntersectionId) -> impl Future<Output = Result<Option<StoredIntersection>, PortError>> + Send;
 
+    /// The tag alone of what is stored, so that what this version refuses to read can be written over or removed.
+    fn tag(&self, id: &IntersectionId) -> impl Future<Output = Result<Option<ETag>, PortError>> + Send;
+
     /// Stores the intersection if what is stored has the expected tag (`None`: if nothing is stored).
     fn put(&self, expected: Option<&ETag>, intersection: &Intersection) -> impl Future<Output = Result<(), WriteError>> + Send;
 

@@ -259,19 +259,25 @@ where
     /// judged like data of today.
     ///
     /// # Errors
-    /// [`WorkflowError`] if a store failed; what was done until then stands, and the next sweep does the rest.
+    /// [`WorkflowError`] if a store failed; what was done until then stands, and the next sweep does the rest. A key that will
+    /// fail again, as one whose configuration this version refuses, ends the sweep only after all others were looked at.
     pub async fn sweep(&self) -> Result<Swept, WorkflowError> {
         let now = self.clock.now();
         let (mut swept, mut heard, mut after) = (Swept::default(), HashSet::new(), None::<String>);
+        let mut failed = None;
         loop {
             let page = self.store.conditions(after.as_deref(), SWEEP_PAGE).await?;
             for condition in page.items {
                 let quiet = now.since(condition.received_at) >= QUIET;
                 if quiet && condition.health.iter().any(|health| health.kind.as_str() == DETECTOR) {
-                    let (configured, Told { raised, cleared }) = self.sweep_key(&condition.key, now).await?;
-                    swept.quiet += u32::from(configured);
-                    swept.alerts.raised += raised;
-                    swept.alerts.cleared += cleared;
+                    match self.sweep_key(&condition.key, now).await {
+                        Ok((configured, Told { raised, cleared })) => {
+                            swept.quiet += u32::from(configured);
+                            swept.alerts.raised += raised;
+                            swept.alerts.cleared += cleared;
+                        }
+                        Err(error) => pass_over(&mut failed, &condition.key, error)?,
+                    }
                 }
                 heard.insert(condition.key);
             }
@@ -284,7 +290,9 @@ where
             let page = self.store.ids("", after.as_deref(), SWEEP_PAGE).await?;
             for id in page.items.iter().filter(|id| !heard.contains(id.as_str())) {
                 swept.unheard += 1;
-                self.expect_first(id, now).await?;
+                if let Err(error) = self.expect_first(id, now).await {
+                    pass_over(&mut failed, id.as_str(), error)?;
+                }
             }
             after = page.next;
             if after.is_none() {
@@ -300,7 +308,7 @@ where
             alerts_cleared = cleared,
             "swept"
         );
-        Ok(swept)
+        failed.map_or(Ok(swept), Err)
     }
 
     /// Notes what has not reported; returns whether the key is a configured intersection, and the alerts of which was told.
@@ -346,4 +354,14 @@ where
             Err(AttemptError::Other(error)) => Err(error),
         }
     }
+}
+
+/// Notes a failure that will come again, so that the sweep goes on with the other keys; any other failure ends it.
+fn pass_over(failed: &mut Option<WorkflowError>, key: &str, error: WorkflowError) -> Result<(), WorkflowError> {
+    if error.retry() {
+        return Err(error);
+    }
+    tracing::error!(key, error = %error, "a key failed and will fail again; the sweep goes on with the others");
+    failed.get_or_insert(error);
+    Ok(())
 }

@@ -43,7 +43,7 @@ pub enum Refusal {
 /// [`Refusal::Failed`], [`Refusal::Required`] or [`Refusal::Port`].
 pub async fn put(store: &impl IntersectionStore, intersection: &Intersection, precondition: &Precondition) -> Result<Written, Refusal> {
     for _ in 0..ATTEMPTS {
-        let stored = store.get(intersection.id()).await?.map(|(tag, _)| tag);
+        let stored = store.tag(intersection.id()).await?;
         let written = decide_put(stored, intersection.etag(), precondition)?;
         if written == Written::Unchanged {
             return Ok(written);
@@ -73,7 +73,7 @@ fn decide_put(stored: Option<ETag>, new: ETag, precondition: &Precondition) -> R
 /// [`Refusal::Missing`], [`Refusal::Failed`] or [`Refusal::Port`].
 pub async fn delete(store: &impl IntersectionStore, id: &IntersectionId, precondition: &Precondition) -> Result<(), Refusal> {
     for _ in 0..ATTEMPTS {
-        let stored = store.get(id).await?.map(|(tag, _)| tag);
+        let stored = store.tag(id).await?;
         if !precondition.holds(stored) {
             return Err(Refusal::Failed);
         }

@@ -133,6 +133,12 @@ impl IntersectionStore for Metered {
         Ok(found)
     }
 
+    async fn tag(&self, id: &IntersectionId) -> Result<Option<ETag>, PortError> {
+        // A read of one attribute is billed as one of the whole row.
+        let found = IntersectionStore::get(self, id).await?;
+        Ok(found.map(|(tag, _)| tag))
+    }
+
     async fn put(&self, expected: Option<&ETag>, intersection: &Intersection) -> Result<(), WriteError> {
         Self::put(self, "configuration write", item::intersection(intersection).size()).await;
         IntersectionStore::put(&self.memory, expected, intersection).await

@@ -11,11 +11,12 @@ use shared::memory::ManualClock;
 use shared::plan::{DecisionRecord, PlanSource, PublishedPlan, Reason};
 use shared::ports::{
     AcknowledgementStore, AlertReader, AlertStore, AssetStore, DecisionLog, IntersectionStore, JunctionRow, JunctionStore, Page,
-    PlanReader, PoisonRecord, Quarantine, QuarantineReview, ReadingStream, StreamRecord, WriteError,
+    PlanReader, PoisonRecord, PortError, Quarantine, QuarantineReview, ReadingStream, StreamRecord, WriteError,
 };
 use shared::quarantine::Kind;
 use shared::units::Timestamp;
 
+use super::rows::INTERSECTIONS;
 use super::*;
 use crate::mapping::{Condition, Discarded, Room, Settlement};
 use crate::stream::{Record, Sequence, shard_of};
@@ -195,6 +196,35 @@ async fn configuration_is_written_only_over_the_expected_tag() {
     store.delete(&id("J1"), &tag_new).await.unwrap();
     assert_eq!(store.get(&id("J1")).await.unwrap(), None);
     assert_eq!(store.delete(&id("J1"), &tag_new).await, Err(WriteError::Conflict));
+}
+
+#[tokio::test]
+async fn a_configuration_that_this_version_refuses_hides_no_other_and_is_replaced_or_removed_by_its_tag() {
+    let (store, _) = memory();
+    let (old, new) = (intersection("old"), intersection("new"));
+    let refuse = async || {
+        let tag = old.etag().to_string();
+        let work = move |transaction: &redb::WriteTransaction| {
+            transaction.open_table(INTERSECTIONS)?.insert("J1", (tag.as_str(), br#"{"id": "J1"}"#.as_slice()))?;
+            Ok(())
+        };
+        store.write(Durability::Disk, work, |()| ()).await.unwrap();
+    };
+    let mut other = new.document().clone();
+    other["id"] = json!("J2");
+    store.put(None, &Intersection::try_from(other).unwrap()).await.unwrap();
+
+    refuse().await;
+    assert!(matches!(store.get(&id("J1")).await, Err(PortError::Unusable(..))));
+    assert_eq!(store.tag(&id("J1")).await, Ok(Some(old.etag())));
+    assert_eq!(store.list(None, 10).await.unwrap().items.len(), 1);
+    assert_eq!(store.ids("", None, 10).await.unwrap().items, [id("J1"), id("J2")]);
+    store.put(Some(&old.etag()), &new).await.unwrap();
+    assert_eq!(store.get(&id("J1")).await.unwrap().unwrap().1.document(), new.document());
+
+    refuse().await;
+    store.delete(&id("J1"), &old.etag()).await.unwrap();
+    assert_eq!(store.tag(&id("J1")).await, Ok(None));
 }
 
 #[tokio::test]

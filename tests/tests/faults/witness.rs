@@ -105,6 +105,10 @@ impl IntersectionStore for Witness {
         self.store.get(id).await
     }
 
+    async fn tag(&self, id: &IntersectionId) -> Result<Option<ETag>, PortError> {
+        self.store.tag(id).await
+    }
+
     async fn put(&self, expected: Option<&ETag>, intersection: &Intersection) -> Result<(), WriteError> {
         self.store.put(expected, intersection).await
     }

@@ -25,6 +25,8 @@ struct Unlucky {
     error: Option<PortError>,
     rivals: Arc<Mutex<Vec<Option<Intersection>>>>,
     rival_assets: Arc<Mutex<Vec<Asset>>>,
+    /// The stored configurations are of another version, which allowed what this one refuses.
+    refused: bool,
 }
 
 impl Unlucky {
@@ -39,7 +41,7 @@ impl Unlucky {
     /// The next rival puts (or deletes) the intersection.
     async fn overtake(&self, id: &IntersectionId) {
         let Some(rival) = self.rivals.lock().unwrap().pop() else { return };
-        let stored = self.memory.get(id).await.unwrap().map(|(tag, _)| tag);
+        let stored = self.memory.tag(id).await.unwrap();
         match (rival, stored) {
             (Some(rival), stored) => self.memory.put(stored.as_ref(), &rival).await.unwrap(),
             (None, Some(stored)) => self.memory.delete(id, &stored).await.unwrap(),
@@ -51,7 +53,14 @@ impl Unlucky {
 impl IntersectionStore for Unlucky {
     async fn get(&self, id: &IntersectionId) -> Result<Option<StoredIntersection>, PortError> {
         self.luck()?;
-        let stored = self.memory.get(id).await;
+        if self.refused {
+            return Err(PortError::Unusable("store", "a stored document has 1 faults".into()));
+        }
+        self.memory.get(id).await
+    }
+    async fn tag(&self, id: &IntersectionId) -> Result<Option<ETag>, PortError> {
+        self.luck()?;
+        let stored = self.memory.tag(id).await;
         self.overtake(id).await;
         stored
     }
@@ -248,6 +257,22 @@ async fn a_write_that_is_overtaken_each_time_gives_up() {
 async fn a_delete_that_a_delete_overtook_finds_nothing() {
     let (api, _) = overtaken(Some("first"), &[None]).await;
     assert_eq!(api.send("DELETE", "/v1/intersections/J1", &[], "").await.problem(), (404, "not_found".into()));
+}
+
+#[tokio::test]
+async fn a_configuration_that_this_version_refuses_is_replaced_or_removed_like_any_other() {
+    const PATH: &str = "/v1/intersections/J1";
+    let memory = Memory::new();
+    let api = Client::new(Unlucky { memory: memory.clone(), refused: true, ..Unlucky::default() }, Memory::new()).await;
+    let (old, own) = (named(&api.junction(), "old"), named(&api.junction(), "own"));
+    assert_eq!(api.put(&old).await.status, 201);
+
+    assert_eq!(api.get(PATH).await.problem(), (500, "internal_error".into()));
+    assert_eq!(api.put(&own).await.problem(), (428, "precondition_required".into()), "nobody overwrites what they have not seen");
+    assert_eq!(api.put_if(&own, &[("if-match", "*")]).await.status, 200);
+    assert_eq!(memory.get(&"J1".try_into().unwrap()).await.unwrap().unwrap().1.document(), &own);
+    assert_eq!(api.send("DELETE", PATH, &[], "").await.status, 204);
+    assert_eq!(api.send("DELETE", PATH, &[], "").await.problem(), (404, "not_found".into()));
 }
 
 /// A client and a store in which truck-17 is taken over by these names, one after each read.

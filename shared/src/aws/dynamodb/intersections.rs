@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use aws_sdk_dynamodb::operation::get_item::builders::GetItemFluentBuilder;
+
 use super::buckets::{self, Listing};
 use super::tables::Intersections;
 use super::{DynamoDb, Item, attribute, over_tag, readable, sdk, text, written};
@@ -19,14 +21,23 @@ impl<T: AsRef<Intersections>, C: Clock> DynamoDb<T, C> {
         let (client, table) = (&self.client, self.table::<Intersections>().name.as_str());
         Listing { client, port: PORT, table, index: None, consistent: true, attributes: &["document"] }
     }
+
+    fn one(&self, id: &IntersectionId) -> GetItemFluentBuilder {
+        let key = buckets::key(id.as_str());
+        self.client.get_item().table_name(&self.table::<Intersections>().name).set_key(Some(key)).consistent_read(true)
+    }
 }
 
 impl<T: AsRef<Intersections> + Send + Sync, C: Clock> IntersectionStore for DynamoDb<T, C> {
     async fn get(&self, id: &IntersectionId) -> Result<Option<StoredIntersection>, PortError> {
-        let key = buckets::key(id.as_str());
-        let call = self.client.get_item().table_name(&self.table::<Intersections>().name).set_key(Some(key)).consistent_read(true);
-        let answer = call.send().await.map_err(|error| port_error(PORT, &error))?;
+        let answer = self.one(id).send().await.map_err(|error| port_error(PORT, &error))?;
         answer.item.map(|item| read(&item)).transpose()
+    }
+
+    async fn tag(&self, id: &IntersectionId) -> Result<Option<ETag>, PortError> {
+        let call = self.one(id).projection_expression("#etag").expression_attribute_names("#etag", "etag");
+        let answer = call.send().await.map_err(|error| port_error(PORT, &error))?;
+        answer.item.map(|item| read_tag(&item)).transpose()
     }
 
     async fn put(&self, expected: Option<&ETag>, intersection: &Intersection) -> Result<(), WriteError> {
@@ -61,6 +72,11 @@ impl<T: AsRef<Intersections> + Send + Sync, C: Clock> IntersectionStore for Dyna
 
 fn read_id(id: &str) -> Result<IntersectionId, PortError> {
     IntersectionId::try_from(id).map_err(|error| PortError::Unusable(PORT, format!("the id '{id}' {error}")))
+}
+
+fn read_tag(item: &Item) -> Result<ETag, PortError> {
+    let tag: String = attribute(PORT, item, "etag")?;
+    tag.parse().map_err(|error| PortError::Unusable(PORT, format!("the tag '{tag}' {error}")))
 }
 
 fn read(item: &Item) -> Result<StoredIntersection, PortError> {
