@@ -20,17 +20,6 @@ pub enum WorkflowError {
     Encoding(#[from] postcard::Error),
 }
 
-impl WorkflowError {
-    /// Whether the same work may succeed later although nothing else changes.
-    pub const fn retry(&self) -> bool {
-        match self {
-            Self::Port(error) => error.retry(),
-            Self::Contended => true,
-            Self::Encoding(_) => false,
-        }
-    }
-}
-
 /// Why one attempt failed.
 #[derive(Debug)]
 pub enum AttemptError {

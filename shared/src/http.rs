@@ -16,6 +16,8 @@ use serde_json::{Map, Value, json};
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::fields::Fault;
+use crate::ids::IntersectionId;
+use crate::intersection::InvalidDocument;
 use crate::ports::PortError;
 
 /// The header that names a request in answers and logs.
@@ -100,12 +102,27 @@ impl Problem {
 impl From<PortError> for Problem {
     fn from(error: PortError) -> Self {
         tracing::error!(error = %error, retry = error.retry(), "a store failed");
+        if let PortError::Outdated(id, invalid) = error {
+            return outdated(&id, &invalid);
+        }
         if error.retry() {
             let detail = "A store is busy or out of reach. Nothing is lost: send the request again.";
             Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", detail).retry_after(1)
         } else {
             internal_error()
         }
+    }
+}
+
+fn outdated(id: &IntersectionId, invalid: &InvalidDocument) -> Problem {
+    let detail = format!(
+        "An earlier version accepted the stored configuration of {id}; this one refuses it: {invalid}. \
+         Put a corrected one over it with if-match: *."
+    );
+    let problem = Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "outdated_configuration", detail);
+    match invalid {
+        InvalidDocument::Faults(faults) => problem.with_errors(faults),
+        InvalidDocument::NotJson(_) => problem,
     }
 }
 

@@ -26,7 +26,7 @@ pub struct Memory(Arc<Mutex<Content>>);
 #[derive(Default)]
 struct Content {
     stream: Vec<StreamRecord>,
-    intersections: BTreeMap<String, Arc<Intersection>>,
+    intersections: BTreeMap<String, (ETag, Configuration)>,
     junctions: BTreeMap<String, JunctionRow>,
     decisions: BTreeMap<(String, Timestamp), DecisionRecord>,
     quarantine: BTreeMap<(&'static str, String), PoisonRecord>,
@@ -38,6 +38,13 @@ struct Content {
     models: BTreeMap<AssetKind, Vec<u8>>,
 }
 
+/// What is stored of an intersection.
+enum Configuration {
+    Accepted(Arc<Intersection>),
+    /// The text of a document that an earlier version accepted.
+    Outdated(String),
+}
+
 impl Memory {
     /// An empty memory.
     pub fn new() -> Self {
@@ -47,6 +54,12 @@ impl Memory {
     fn lock(&self) -> MutexGuard<'_, Content> {
         // Every change is a single insert or remove, so a panic elsewhere leaves nothing half done.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps a document that this version refuses, as an earlier one would have left it.
+    pub fn keep_outdated(&self, id: &IntersectionId, document: &str) {
+        let stored = (ETag::of(&document.into()), Configuration::Outdated(document.to_owned()));
+        self.lock().intersections.insert(id.as_str().to_owned(), stored);
     }
 
     /// All records of the stream, in the order of their arrival.
@@ -103,26 +116,31 @@ impl ReadingStream for Memory {
 
 impl IntersectionStore for Memory {
     async fn get(&self, id: &IntersectionId) -> Result<Option<StoredIntersection>, PortError> {
-        Ok(self.lock().intersections.get(id.as_str()).map(|i| (i.etag(), Arc::clone(i))))
+        match self.lock().intersections.get(id.as_str()) {
+            Some((tag, Configuration::Accepted(intersection))) => Ok(Some((*tag, Arc::clone(intersection)))),
+            Some((tag, Configuration::Outdated(text))) => Ok(Some((*tag, Arc::new(Intersection::stored(id.clone(), text)?)))),
+            None => Ok(None),
+        }
     }
 
     async fn tag(&self, id: &IntersectionId) -> Result<Option<ETag>, PortError> {
-        Ok(self.lock().intersections.get(id.as_str()).map(|i| i.etag()))
+        Ok(self.lock().intersections.get(id.as_str()).map(|(tag, _)| *tag))
     }
 
     async fn put(&self, expected: Option<&ETag>, intersection: &Intersection) -> Result<(), WriteError> {
         let mut content = self.lock();
-        let stored = content.intersections.get(intersection.id().as_str()).map(|i| i.etag());
-        if stored.as_ref() != expected {
+        let stored = content.intersections.get(intersection.id().as_str()).map(|(tag, _)| tag);
+        if stored != expected {
             return Err(WriteError::Conflict);
         }
-        content.intersections.insert(intersection.id().as_str().to_owned(), Arc::new(intersection.clone()));
+        let accepted = (intersection.etag(), Configuration::Accepted(Arc::new(intersection.clone())));
+        content.intersections.insert(intersection.id().as_str().to_owned(), accepted);
         Ok(())
     }
 
     async fn delete(&self, id: &IntersectionId, expected: &ETag) -> Result<(), WriteError> {
         let mut content = self.lock();
-        if content.intersections.get(id.as_str()).map(|i| i.etag()) != Some(*expected) {
+        if content.intersections.get(id.as_str()).map(|(tag, _)| tag) != Some(expected) {
             return Err(WriteError::Conflict);
         }
         content.intersections.remove(id.as_str());
@@ -130,11 +148,16 @@ impl IntersectionStore for Memory {
     }
 
     async fn list(&self, after: Option<&str>, limit: usize) -> Result<Page<StoredIntersection>, PortError> {
-        Ok(page(&self.lock().intersections, "", after, limit, |_, i| (i.etag(), Arc::clone(i))))
+        let page = page(&self.lock().intersections, "", after, limit, |_, (tag, stored)| match stored {
+            Configuration::Accepted(intersection) => Some((*tag, Arc::clone(intersection))),
+            Configuration::Outdated(_) => None,
+        });
+        Ok(Page { items: page.items.into_iter().flatten().collect(), next: page.next })
     }
 
     async fn ids(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Page<IntersectionId>, PortError> {
-        Ok(page(&self.lock().intersections, prefix, after, limit, |_, i| i.id().clone()))
+        let page = page(&self.lock().intersections, prefix, after, limit, |id, _| IntersectionId::try_from(id).ok());
+        Ok(Page { items: page.items.into_iter().flatten().collect(), next: page.next })
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::alert::{Acknowledgement, Alert, CloudEvent};
 use crate::asset::{Asset, AssetHealth};
 use crate::ids::{AlertId, AssetId, AssetKind, IntersectionId};
-use crate::intersection::{ETag, Intersection};
+use crate::intersection::{ETag, Intersection, InvalidDocument};
 use crate::plan::{DecisionRecord, PublishedPlan};
 use crate::quarantine::{Entry, Replayed};
 use crate::units::Timestamp;
@@ -24,6 +24,9 @@ pub enum PortError {
     /// What was stored cannot be read, or was refused for what it is: the same call will fail again.
     #[error("{0} refused or returned something unusable: {1}")]
     Unusable(&'static str, String),
+    /// This version refuses the configuration that an earlier one stored under this id; all others can be read.
+    #[error("this version refuses the stored configuration of {0}: {1}")]
+    Outdated(IntersectionId, InvalidDocument),
 }
 
 impl PortError {
@@ -86,7 +89,7 @@ pub type StoredIntersection = (ETag, Arc<Intersection>);
 
 /// Reads and writes the configuration of intersections. Written by `operations-api` alone.
 pub trait IntersectionStore: Send + Sync {
-    /// The intersection, if it is configured.
+    /// The intersection, if it is configured; [`PortError::Outdated`] if this version refuses what is stored.
     fn get(&self, id: &IntersectionId) -> impl Future<Output = Result<Option<StoredIntersection>, PortError>> + Send;
 
     /// The tag alone of what is stored, so that what this version refuses to read can be written over or removed.
@@ -98,7 +101,8 @@ pub trait IntersectionStore: Send + Sync {
     /// Removes the intersection if what is stored has the expected tag.
     fn delete(&self, id: &IntersectionId, expected: &ETag) -> impl Future<Output = Result<(), WriteError>> + Send;
 
-    /// Configured intersections after the id `after`, at most `limit` (1 to 500).
+    /// Configured intersections after the id `after`, at most `limit` (1 to 500). Those that cannot be read are left out,
+    /// with an error in the log.
     fn list(&self, after: Option<&str>, limit: usize) -> impl Future<Output = Result<Page<StoredIntersection>, PortError>> + Send;
 
     /// Ids alone of configured intersections that begin with `prefix`, after the id `after`, at most `limit` (1 to 500).

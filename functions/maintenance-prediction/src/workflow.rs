@@ -51,6 +51,15 @@ pub struct Told {
     pub cleared: u32,
 }
 
+/// Whether an intersection is configured.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Configured {
+    Yes,
+    No,
+    /// By an earlier version; this one refuses it.
+    Outdated,
+}
+
 /// What a sweep did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
@@ -208,14 +217,23 @@ where
         Ok(())
     }
 
-    /// Tells the state which detectors are configured; returns whether the intersection is.
-    async fn expect(&self, id: &IntersectionId, warm: &mut Warm) -> Result<bool, PortError> {
-        let stored = self.store.get(id).await?;
-        match &stored {
-            Some((_, intersection)) => warm.state.expect(intersection, warm.received_at),
-            None => warm.state.expect_nothing(warm.received_at),
+    /// Tells the state which detectors are configured. Where this version refuses the configuration, those that were stay.
+    async fn expect(&self, id: &IntersectionId, warm: &mut Warm) -> Result<Configured, PortError> {
+        match self.store.get(id).await {
+            Ok(Some((_, intersection))) => {
+                warm.state.expect(&intersection, warm.received_at);
+                Ok(Configured::Yes)
+            }
+            Ok(None) => {
+                warm.state.expect_nothing(warm.received_at);
+                Ok(Configured::No)
+            }
+            Err(error @ PortError::Outdated(..)) => {
+                tracing::error!(%error, "which detectors there are stays as it was");
+                Ok(Configured::Outdated)
+            }
+            Err(error) => Err(error),
         }
-        Ok(stored.is_some())
     }
 
     /// Writes the row, on the condition that nobody wrote it since.
@@ -259,25 +277,19 @@ where
     /// judged like data of today.
     ///
     /// # Errors
-    /// [`WorkflowError`] if a store failed; what was done until then stands, and the next sweep does the rest. A key that will
-    /// fail again, as one whose configuration this version refuses, ends the sweep only after all others were looked at.
+    /// [`WorkflowError`] if a store failed; what was done until then stands, and the next sweep does the rest.
     pub async fn sweep(&self) -> Result<Swept, WorkflowError> {
         let now = self.clock.now();
         let (mut swept, mut heard, mut after) = (Swept::default(), HashSet::new(), None::<String>);
-        let mut failed = None;
         loop {
             let page = self.store.conditions(after.as_deref(), SWEEP_PAGE).await?;
             for condition in page.items {
                 let quiet = now.since(condition.received_at) >= QUIET;
                 if quiet && condition.health.iter().any(|health| health.kind.as_str() == DETECTOR) {
-                    match self.sweep_key(&condition.key, now).await {
-                        Ok((configured, Told { raised, cleared })) => {
-                            swept.quiet += u32::from(configured);
-                            swept.alerts.raised += raised;
-                            swept.alerts.cleared += cleared;
-                        }
-                        Err(error) => pass_over(&mut failed, &condition.key, error)?,
-                    }
+                    let (configured, Told { raised, cleared }) = self.sweep_key(&condition.key, now).await?;
+                    swept.quiet += u32::from(configured);
+                    swept.alerts.raised += raised;
+                    swept.alerts.cleared += cleared;
                 }
                 heard.insert(condition.key);
             }
@@ -289,9 +301,9 @@ where
         loop {
             let page = self.store.ids("", after.as_deref(), SWEEP_PAGE).await?;
             for id in page.items.iter().filter(|id| !heard.contains(id.as_str())) {
-                swept.unheard += 1;
-                if let Err(error) = self.expect_first(id, now).await {
-                    pass_over(&mut failed, id.as_str(), error)?;
+                match self.expect_first(id, now).await? {
+                    Configured::Outdated => swept.quiet += 1,
+                    _ => swept.unheard += 1,
                 }
             }
             after = page.next;
@@ -308,7 +320,7 @@ where
             alerts_cleared = cleared,
             "swept"
         );
-        failed.map_or(Ok(swept), Err)
+        Ok(swept)
     }
 
     /// Notes what has not reported; returns whether the key is a configured intersection, and the alerts of which was told.
@@ -317,7 +329,7 @@ where
         drop(self.warm().remove(key));
         let mut warm = self.recall(key).await?;
         let configured = match IntersectionId::try_from(key) {
-            Ok(id) => self.expect(&id, &mut warm).await?,
+            Ok(id) => self.expect(&id, &mut warm).await? != Configured::No,
             Err(_) => false,
         };
         let as_of = warm.state.as_of().unwrap_or(warm.received_at);
@@ -344,24 +356,18 @@ where
     }
 
     /// Makes the row of a configured intersection of which nothing was ever heard, so that later sweeps miss its detectors.
-    async fn expect_first(&self, id: &IntersectionId, now: Timestamp) -> Result<(), WorkflowError> {
+    async fn expect_first(&self, id: &IntersectionId, now: Timestamp) -> Result<Configured, WorkflowError> {
         let mut warm = Warm { version: 0, received_at: now, state: State::default(), expected_at: None };
-        self.expect(id, &mut warm).await?;
+        let configured = self.expect(id, &mut warm).await?;
+        if configured == Configured::Outdated {
+            // A row without detectors would hide it from later sweeps.
+            return Ok(configured);
+        }
         warm.state.sweep(now);
         match self.save(id.as_str(), &mut warm).await {
             // Its first readings came in the meantime.
-            Ok(()) | Err(AttemptError::Conflict) => Ok(()),
+            Ok(()) | Err(AttemptError::Conflict) => Ok(configured),
             Err(AttemptError::Other(error)) => Err(error),
         }
     }
-}
-
-/// Notes a failure that will come again, so that the sweep goes on with the other keys; any other failure ends it.
-fn pass_over(failed: &mut Option<WorkflowError>, key: &str, error: WorkflowError) -> Result<(), WorkflowError> {
-    if error.retry() {
-        return Err(error);
-    }
-    tracing::error!(key, error = %error, "a key failed and will fail again; the sweep goes on with the others");
-    failed.get_or_insert(error);
-    Ok(())
 }

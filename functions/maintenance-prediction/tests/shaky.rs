@@ -10,7 +10,6 @@ use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, TestRng};
 use serde_json::json;
 use shared::alert::{Alert, CloudEvent};
-use shared::attempts::WorkflowError;
 use shared::ids::IntersectionId;
 use shared::intersection::{ETag, Intersection};
 use shared::memory::{ManualClock, Memory};
@@ -25,17 +24,15 @@ use shared::wire::{ReadingRecord, parse_reading};
 const FAILS_ONE_IN: u32 = 6;
 
 /// A memory that fails; clones share the luck.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 struct Shaky {
     memory: Memory,
-    luck: Option<Arc<Mutex<TestRng>>>,
-    /// Its configuration is of another version, which allowed what this one refuses.
-    refused: Option<IntersectionId>,
+    luck: Arc<Mutex<TestRng>>,
 }
 
 impl Shaky {
     fn strikes(&self) -> bool {
-        self.luck.as_ref().is_some_and(|luck| luck.lock().unwrap().next_u32().is_multiple_of(FAILS_ONE_IN))
+        self.luck.lock().unwrap().next_u32().is_multiple_of(FAILS_ONE_IN)
     }
 
     fn maybe(&self) -> Result<(), PortError> {
@@ -86,9 +83,6 @@ impl EventBus for Shaky {
 impl IntersectionStore for Shaky {
     async fn get(&self, id: &IntersectionId) -> Result<Option<StoredIntersection>, PortError> {
         self.maybe()?;
-        if self.refused.as_ref() == Some(id) {
-            return Err(PortError::Unusable("a shaky port", "a stored document has 1 faults".into()));
-        }
         self.memory.get(id).await
     }
 
@@ -147,8 +141,7 @@ async fn undisturbed(records: &[ReadingRecord]) -> Memory {
 /// Hands over batches until each has succeeded, as an event source mapping does; functions die and come back on the way.
 async fn shaken(records: &[ReadingRecord], batch: usize, seed: [u8; 32]) -> Memory {
     let memory = Memory::new();
-    let luck = Arc::new(Mutex::new(TestRng::from_seed(RngAlgorithm::ChaCha, &seed)));
-    let shaky = Shaky { memory: memory.clone(), luck: Some(luck), refused: None };
+    let shaky = Shaky { memory: memory.clone(), luck: Arc::new(Mutex::new(TestRng::from_seed(RngAlgorithm::ChaCha, &seed))) };
     let clock = ManualClock::at(at(0));
     let start = || Workflow::new(shaky.clone(), shaky.clone(), memory.clone(), clock.clone(), Deciseconds::from_secs(60));
     let mut workflow = start();
@@ -190,25 +183,4 @@ proptest! {
             assert_eq!(open.iter().collect::<HashSet<_>>().len(), open.len(), "two alerts of one fault are open");
         });
     }
-}
-
-#[tokio::test]
-async fn a_junction_whose_configuration_is_refused_keeps_the_sweep_from_no_other() {
-    let shaky = Shaky { refused: Some("J1".try_into().unwrap()), ..Shaky::default() };
-    let clock = ManualClock::at(at(0));
-    let workflow = Workflow::new(shaky.clone(), shaky.clone(), shaky.memory.clone(), clock.clone(), Deciseconds::from_secs(60));
-    let document: serde_json::Value = serde_json::from_str(include_str!("../../../events/intersection.json")).unwrap();
-    for id in ["J1", "J2", "J3"] {
-        let mut document = document.clone();
-        document["id"] = json!(id);
-        shaky.memory.put(None, &Intersection::try_from(document).unwrap()).await.unwrap();
-    }
-    let refused = |swept: Result<_, WorkflowError>| matches!(swept, Err(WorkflowError::Port(PortError::Unusable(..))));
-
-    assert!(refused(workflow.sweep().await), "it is said that a junction was passed over");
-    clock.set(at(60));
-    assert!(refused(workflow.sweep().await), "and again");
-    let alerts = shaky.memory.alerts(None, 500).await.unwrap().items;
-    let silent: HashSet<_> = alerts.iter().filter_map(|alert| alert.asset_id.as_detector()).map(|(junction, _)| junction).collect();
-    assert_eq!(silent, ["J2", "J3"].map(|id| id.try_into().unwrap()).into());
 }

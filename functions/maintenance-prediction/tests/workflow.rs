@@ -210,6 +210,30 @@ async fn a_configured_junction_that_never_reports_is_missed() {
 }
 
 #[tokio::test]
+async fn a_junction_whose_configuration_this_version_refuses_is_watched_with_the_detectors_that_it_had() {
+    let (memory, clock, workflow) = city();
+    let document: Value = serde_json::from_str(include_str!("../../../events/intersection.json")).unwrap();
+    let intersection = Intersection::try_from(document).unwrap();
+    memory.put(None, &intersection).await.unwrap();
+    let lanes: Vec<_> = intersection.detectors().map(shared::ids::DetectorId::as_str).collect();
+    workflow.handle("J1", &[minute(0, &lanes)]).await.unwrap();
+    for id in ["J1", "J0"] {
+        memory.keep_outdated(&id.try_into().unwrap(), "{}");
+    }
+    clock.set(at(2 * MINUTE));
+    workflow.handle("J1", &(1..20).map(|n| minute(n * MINUTE, &lanes[1..])).collect::<Vec<_>>()).await.unwrap();
+    assert_eq!(alerts(&memory).await, [(format!("J1/{}", lanes[0]), Fault::NoData, false, 1)], "its readings are judged");
+
+    clock.set(at(2 * HOUR));
+    let swept = workflow.sweep().await.unwrap();
+    assert_eq!((swept.quiet, swept.unheard), (2, 0), "J0 was never heard of, J1 is silent");
+    assert_eq!(alerts(&memory).await.len(), lanes.len());
+    assert_eq!(memory.condition("J0").await, Ok(None), "it is looked at again once it can be read");
+    memory.delete(intersection.id(), &memory.tag(intersection.id()).await.unwrap().unwrap()).await.unwrap();
+    assert_eq!(workflow.sweep().await.unwrap().quiet, 1);
+}
+
+#[tokio::test]
 async fn a_detector_that_is_configured_no_more_is_forgotten_with_its_alert() {
     let (memory, clock, workflow) = city();
     let mut document: Value = serde_json::from_str(include_str!("../../../events/intersection.json")).unwrap();

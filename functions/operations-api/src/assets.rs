@@ -8,7 +8,7 @@ use serde::Serialize;
 use shared::asset::{Asset, AssetHealth, HealthState};
 use shared::ids::{AssetId, AssetKind, IntersectionId};
 use shared::intersection::Intersection;
-use shared::ports::{AssetStore, Condition, ConditionReader, IntersectionStore, Page, PortError};
+use shared::ports::{AssetStore, Condition, ConditionReader, IntersectionStore, Page, PortError, StoredIntersection};
 
 /// Most entries of one read of a store. An intersection is several assets, and a large document.
 const READ_MAX: usize = 100;
@@ -85,8 +85,19 @@ fn health_of(condition: Condition, id: &AssetId) -> Option<AssetHealth> {
 /// Whether it is a detector of a configured intersection.
 async fn is_configured(store: &impl IntersectionStore, id: &AssetId) -> Result<bool, PortError> {
     let Some((intersection, detector)) = id.as_detector() else { return Ok(false) };
-    let stored = store.get(&intersection).await?;
+    let stored = readable(store.get(&intersection).await)?;
     Ok(stored.is_some_and(|(_, intersection)| intersection.detectors().any(|configured| *configured == detector)))
+}
+
+/// A configuration that this version refuses is none here, as in lists.
+fn readable(stored: Result<Option<StoredIntersection>, PortError>) -> Result<Option<StoredIntersection>, PortError> {
+    match stored {
+        Err(error @ PortError::Outdated(..)) => {
+            tracing::error!(%error, "the detectors of an intersection are left out");
+            Ok(None)
+        }
+        stored => stored,
+    }
 }
 
 /// Which assets a list shows.
@@ -143,7 +154,7 @@ where
     };
     let own_intersection = async {
         match &group {
-            Some(group) => store.get(group).await,
+            Some(group) => readable(store.get(group).await),
             None => Ok(None),
         }
     };

@@ -33,11 +33,11 @@ pub struct Tally {
     pub late: u32,
     /// Readings that do not bear on signals.
     pub ignored: u32,
-    /// Readings of intersections that nobody configured.
+    /// Readings of intersections that nobody configured, or that this version refuses.
     pub unconfigured: u32,
     /// Decisions made.
     pub decisions: u32,
-    /// Decisions that found no safe plan.
+    /// Decisions that found no safe plan, or no configuration that this version accepts.
     pub held: u32,
     /// Detectors without a say in the last decision.
     pub distrusted: u32,
@@ -87,7 +87,15 @@ where
             return Ok(Tally { ignored: count(), ..Tally::default() });
         };
         for overtaken in (0..).take(ATTEMPTS) {
-            let Some(warm) = self.remember(&id).await? else {
+            let remembered = match self.remember(&id).await {
+                // Its readings wait for nobody: those of other junctions would wait behind them.
+                Err(WorkflowError::Port(error @ PortError::Outdated(..))) => {
+                    tracing::error!(%error, "no plan until the configuration is corrected");
+                    return Ok(Tally { unconfigured: count(), held: 1, ..Tally::default() });
+                }
+                remembered => remembered?,
+            };
+            let Some(warm) = remembered else {
                 let unconfigured = count();
                 tracing::info!(intersection = key, unconfigured, "readings of an intersection that nobody configured make no plan");
                 return Ok(Tally { unconfigured, ..Tally::default() });

@@ -118,6 +118,14 @@ async fn readings_of_an_intersection_that_nobody_configured_are_counted_and_pass
 }
 
 /// What maintenance says of one detector.
+#[tokio::test]
+async fn readings_of_a_junction_whose_configuration_this_version_refuses_hold_up_nobody_and_are_counted() {
+    let (memory, workflow) = configured().await;
+    memory.keep_outdated(&"J1".try_into().unwrap(), "{}");
+    let tally = workflow.handle("J1", &[step(0)]).await.unwrap();
+    assert_eq!((tally.unconfigured, tally.held, tally.decisions), (8, 1, 0));
+}
+
 async fn condition(memory: &Memory, version: u64, detector: &str, state: HealthState) {
     let health = AssetHealth {
         asset_id: AssetId::try_from(format!("J1/{detector}").as_str()).unwrap(),

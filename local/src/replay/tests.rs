@@ -44,7 +44,7 @@ fn replay(decision: &Value, configuration: &str) -> (Vec<String>, Result<(), Rep
 #[test]
 fn a_decision_is_made_again_with_its_candidates_from_the_cheapest_on() {
     let record = decided();
-    for decision in [record.clone(), json!({"items": [record], "next_cursor": null})] {
+    for decision in [record.clone(), json!([record]), json!({"items": [record], "next_cursor": null})] {
         let (said, outcome) = replay(&decision, CONFIGURATION);
         outcome.unwrap();
         let lines: Vec<&str> = said[0].lines().collect();
@@ -68,7 +68,23 @@ fn files_that_do_not_fit_are_refused_with_the_reason() {
     let record = decided();
     let other = CONFIGURATION.replace("\"green_max_s\": 50", "\"green_max_s\": 45");
     assert_ne!(other, CONFIGURATION);
-    assert!(matches!(replay(&record, &other).1, Err(ReplayError::Record(..))));
+    let given = Intersection::from_json(&other).unwrap().etag();
+    let said =
+        format!("no decision was made under the configuration {given}; the newest one under {}", record["configuration"].as_str().unwrap());
+    assert_eq!(replay(&record, &other).1.unwrap_err().to_string(), said);
+    assert!(matches!(replay(&json!({"items": []}), CONFIGURATION).1, Err(ReplayError::Empty(..))));
     assert!(matches!(replay(&json!({"items": 7}), CONFIGURATION).1, Err(ReplayError::Records(..))));
-    assert!(matches!(replay(&record, "{}").1, Err(ReplayError::Configuration(..))));
+    let refused = replay(&record, "{}").1.unwrap_err().to_string();
+    assert!(refused.contains("/stages is required"), "{refused}");
+}
+
+#[test]
+fn decisions_of_another_configuration_are_left_out_and_counted_and_a_next_page_is_told_of() {
+    let (record, mut foreign) = (decided(), decided());
+    foreign["configuration"] = json!("00000000000000000000000000000000");
+    let (said, outcome) = replay(&json!({"items": [foreign, record], "next_cursor": "x"}), CONFIGURATION);
+    outcome.unwrap();
+    assert_eq!(said.len(), 3, "{said:?}");
+    assert_eq!(said[1], "1 of 2 decisions were made under another configuration and are left out.");
+    assert!(said[2].starts_with("These are the decisions until 2026-11-22T08:00:00.000Z; "), "{said:?}");
 }

@@ -4,7 +4,6 @@ use std::ops::Bound;
 use std::sync::{Arc, PoisonError};
 
 use redb::{ReadableTable, TableDefinition, WriteTransaction};
-use serde_json::Value;
 use shared::ids::IntersectionId;
 use shared::intersection::{ETag, Intersection};
 use shared::plan::PublishedPlan;
@@ -129,8 +128,8 @@ impl Store {
         if let Some(known) = lock().get(id).filter(|(known, _)| *known == tag) {
             return Ok(known.clone());
         }
-        let document: Value = serde_json::from_slice(document).map_err(unusable)?;
-        let intersection = Intersection::try_from(document).map_err(|faults| unusable(format_args!("{id} has {} faults", faults.len())))?;
+        let document = std::str::from_utf8(document).map_err(unusable)?;
+        let intersection = Intersection::stored(IntersectionId::try_from(id).map_err(unusable)?, document)?;
         let decoded = (tag, Arc::new(intersection));
         let mut all = lock();
         if all.len() >= DECODED_MAX {

@@ -215,7 +215,7 @@ async fn a_configuration_that_this_version_refuses_hides_no_other_and_is_replace
     store.put(None, &Intersection::try_from(other).unwrap()).await.unwrap();
 
     refuse().await;
-    assert!(matches!(store.get(&id("J1")).await, Err(PortError::Unusable(..))));
+    assert!(matches!(store.get(&id("J1")).await, Err(PortError::Outdated(..))));
     assert_eq!(store.tag(&id("J1")).await, Ok(Some(old.etag())));
     assert_eq!(store.list(None, 10).await.unwrap().items.len(), 1);
     assert_eq!(store.ids("", None, 10).await.unwrap().items, [id("J1"), id("J2")]);

@@ -12,6 +12,7 @@ use super::{Control, ControlMode, ETag, Exit, Intersection, Lane, Movement, Move
 use crate::asset::Location;
 use crate::fields::{At, Fault, Faults, Fields, Misfit, array, id, one_of, positive, seconds, text};
 use crate::ids::{DetectorId, IntersectionId};
+use crate::ports::PortError;
 use crate::units::Deciseconds;
 
 /// Bounds on the size of a configuration.
@@ -49,14 +50,26 @@ impl TryFrom<Value> for Intersection {
 }
 
 /// Why a text is no configuration.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidDocument {
     /// It is not JSON.
     #[error("not JSON: {0}")]
-    NotJson(#[from] serde_json::Error),
+    NotJson(String),
     /// Something in it is wrong.
-    #[error("{} faults", .0.len())]
+    #[error("{}", said(.0))]
     Faults(Vec<Fault>),
+}
+
+impl From<serde_json::Error> for InvalidDocument {
+    fn from(error: serde_json::Error) -> Self {
+        Self::NotJson(error.to_string())
+    }
+}
+
+/// The faults, each with its place.
+fn said(faults: &[Fault]) -> String {
+    let said = faults.iter().map(|fault| format!("{} {}", if fault.pointer.is_empty() { "it" } else { &fault.pointer }, fault.message));
+    said.collect::<Vec<_>>().join("; ")
 }
 
 impl Intersection {
@@ -69,6 +82,14 @@ impl Intersection {
         let mut faults = Faults::default();
         note_duplicates(text, &mut faults)?;
         check(document, faults).map_err(InvalidDocument::Faults)
+    }
+
+    /// Reads what is stored under an id.
+    ///
+    /// # Errors
+    /// [`PortError::Outdated`]: what is stored was accepted once, so another version did.
+    pub fn stored(id: IntersectionId, text: &str) -> Result<Self, PortError> {
+        Self::from_json(text).map_err(|error| PortError::Outdated(id, error))
     }
 }
 

@@ -25,8 +25,6 @@ struct Unlucky {
     error: Option<PortError>,
     rivals: Arc<Mutex<Vec<Option<Intersection>>>>,
     rival_assets: Arc<Mutex<Vec<Asset>>>,
-    /// The stored configurations are of another version, which allowed what this one refuses.
-    refused: bool,
 }
 
 impl Unlucky {
@@ -53,9 +51,6 @@ impl Unlucky {
 impl IntersectionStore for Unlucky {
     async fn get(&self, id: &IntersectionId) -> Result<Option<StoredIntersection>, PortError> {
         self.luck()?;
-        if self.refused {
-            return Err(PortError::Unusable("store", "a stored document has 1 faults".into()));
-        }
         self.memory.get(id).await
     }
     async fn tag(&self, id: &IntersectionId) -> Result<Option<ETag>, PortError> {
@@ -260,17 +255,25 @@ async fn a_delete_that_a_delete_overtook_finds_nothing() {
 }
 
 #[tokio::test]
-async fn a_configuration_that_this_version_refuses_is_replaced_or_removed_like_any_other() {
+async fn a_configuration_that_this_version_refuses_says_so_and_is_replaced_or_removed_like_any_other() {
     const PATH: &str = "/v1/intersections/J1";
     let memory = Memory::new();
-    let api = Client::new(Unlucky { memory: memory.clone(), refused: true, ..Unlucky::default() }, Memory::new()).await;
-    let (old, own) = (named(&api.junction(), "old"), named(&api.junction(), "own"));
-    assert_eq!(api.put(&old).await.status, 201);
+    let api = Client::new(memory.clone(), Memory::new()).await;
+    let own = api.junction();
+    let mut old = own.clone();
+    old["timing"]["green_min_s"] = json!(-1);
+    memory.keep_outdated(&"J1".try_into().unwrap(), &old.to_string());
 
-    assert_eq!(api.get(PATH).await.problem(), (500, "internal_error".into()));
+    let answer = api.get(PATH).await;
+    assert_eq!(answer.problem(), (500, "outdated_configuration".into()));
+    assert_eq!(answer.json()["errors"][0]["pointer"], "/timing/green_min_s");
+    assert_eq!(api.get("/v1/intersections").await.json()["items"], json!([]), "a list leaves it out");
+    assert_eq!(api.get("/v1/assets/J1/n_0").await.problem(), (404, "not_found".into()));
     assert_eq!(api.put(&own).await.problem(), (428, "precondition_required".into()), "nobody overwrites what they have not seen");
     assert_eq!(api.put_if(&own, &[("if-match", "*")]).await.status, 200);
-    assert_eq!(memory.get(&"J1".try_into().unwrap()).await.unwrap().unwrap().1.document(), &own);
+    assert_eq!(api.get(PATH).await.json(), own);
+
+    memory.keep_outdated(&"J1".try_into().unwrap(), &old.to_string());
     assert_eq!(api.send("DELETE", PATH, &[], "").await.status, 204);
     assert_eq!(api.send("DELETE", PATH, &[], "").await.problem(), (404, "not_found".into()));
 }

@@ -19,7 +19,7 @@ impl<T: AsRef<Intersections>, C: Clock> DynamoDb<T, C> {
     fn listing(&self) -> Listing<'_> {
         // Consistent: people list what they have just written.
         let (client, table) = (&self.client, self.table::<Intersections>().name.as_str());
-        Listing { client, port: PORT, table, index: None, consistent: true, attributes: &["document"] }
+        Listing { client, port: PORT, table, index: None, consistent: true, attributes: &["document", "etag"] }
     }
 
     fn one(&self, id: &IntersectionId) -> GetItemFluentBuilder {
@@ -31,7 +31,7 @@ impl<T: AsRef<Intersections>, C: Clock> DynamoDb<T, C> {
 impl<T: AsRef<Intersections> + Send + Sync, C: Clock> IntersectionStore for DynamoDb<T, C> {
     async fn get(&self, id: &IntersectionId) -> Result<Option<StoredIntersection>, PortError> {
         let answer = self.one(id).send().await.map_err(|error| port_error(PORT, &error))?;
-        answer.item.map(|item| read(&item)).transpose()
+        answer.item.map(|item| read(id.as_str(), &item)).transpose()
     }
 
     async fn tag(&self, id: &IntersectionId) -> Result<Option<ETag>, PortError> {
@@ -60,7 +60,7 @@ impl<T: AsRef<Intersections> + Send + Sync, C: Clock> IntersectionStore for Dyna
 
     async fn list(&self, after: Option<&str>, limit: usize) -> Result<Page<StoredIntersection>, PortError> {
         let page = self.listing().page("", after, limit).await?;
-        Ok(Page { items: readable(page.items, |_, item| read(item)), next: page.next })
+        Ok(Page { items: readable(page.items, read), next: page.next })
     }
 
     async fn ids(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Page<IntersectionId>, PortError> {
@@ -79,13 +79,10 @@ fn read_tag(item: &Item) -> Result<ETag, PortError> {
     tag.parse().map_err(|error| PortError::Unusable(PORT, format!("the tag '{tag}' {error}")))
 }
 
-fn read(item: &Item) -> Result<StoredIntersection, PortError> {
+fn read(id: &str, item: &Item) -> Result<StoredIntersection, PortError> {
     let document: String = attribute(PORT, item, "document")?;
-    let document: serde_json::Value =
-        serde_json::from_str(&document).map_err(|error| PortError::Unusable(PORT, format!("a document is not JSON: {error}")))?;
-    let intersection = Intersection::try_from(document)
-        .map_err(|faults| PortError::Unusable(PORT, format!("a stored document has {} faults: {:?}", faults.len(), faults.first())))?;
-    Ok((intersection.etag(), Arc::new(intersection)))
+    let intersection = Intersection::stored(read_id(id)?, &document)?;
+    Ok((read_tag(item)?, Arc::new(intersection)))
 }
 
 #[cfg(test)]
@@ -93,11 +90,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_unreadable_document_is_a_failure_that_will_come_again() {
+    fn a_document_that_is_refused_is_told_from_other_failures() {
         for document in ["", "{", "{}", r#"{"id": "J1"}"#] {
             let item = Item::from([("document".to_owned(), text(document))]);
-            assert!(!read(&item).unwrap_err().retry(), "{document}");
+            assert!(matches!(read("J1", &item), Err(PortError::Outdated(..))), "{document}");
         }
-        assert!(!read(&Item::new()).unwrap_err().retry());
+        assert!(matches!(read("J1", &Item::new()), Err(PortError::Unusable(..))));
     }
 }
