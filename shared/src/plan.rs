@@ -120,8 +120,7 @@ pub struct Candidate {
     /// The stage.
     pub stage: StageId,
     /// Vehicle-seconds of the cheapest course in which it follows the stage reached; of the stage reached, of the cheapest that
-    /// keeps it until the next decision. A course that departs from the plan in force costs a share more
-    /// (`revision_cost_share`). The lowest is chosen unless a limit forbids it.
+    /// keeps it until the next decision. The lowest is chosen unless a limit forbids it.
     pub cost: f64,
     /// How long after the decision the stage reached ends in that course, s; none if it stays. Records from before have none.
     #[serde(default)]

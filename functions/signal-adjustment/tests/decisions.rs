@@ -6,11 +6,10 @@ use serde_json::{Value, json};
 use shared::intersection::Intersection;
 use shared::plan::{PlanSource, PublishedPlan};
 use shared::reading::SensorReading;
-use shared::units::{Deciseconds, Timestamp};
+use shared::units::Timestamp;
 use shared::wire::parse_reading;
 use signal_adjustment::control::{Decision, Limit};
 use signal_adjustment::junction::{Folded, Inputs, Junction};
-use signal_adjustment::plan::PlannedStage;
 use signal_adjustment::record::{decide_again, record};
 
 const LANES: [&str; 8] = ["n_0", "n_1", "s_0", "s_1", "e_0", "e_1", "w_0", "w_1"];
@@ -153,28 +152,6 @@ fn greens_start_later_where_turns_that_give_way_share_more_than_one_lane_with_th
     // Those whom the running stage leaves behind at its maximum green are fewer, as more of its yellow is used.
     let cost = |margin_s| cost(&both, "permitted", 50.0, ("2", six_at("n_0")), margin_s);
     assert!(cost(2.0) < cost(0.0) - 6.0, "{} {}", cost(2.0), cost(0.0));
-}
-
-#[test]
-fn a_course_that_departs_from_the_plan_in_force_has_to_be_better_by_a_share_of_its_cost() {
-    let under = |share: f64| intersection(|document| document["control"]["planner"] = json!({"revision_cost_share": share}));
-    let (mut inputs, ..) = first(&under(0.0), &step("0", 20.0, 0, [1, 0, 1, 0, 3, 2, 3, 2]));
-    let entry = |stage, seconds, green| PlannedStage { stage, start: at(seconds), green: Deciseconds::from_secs(green) };
-    let cost = |decision: &Decision, stage: usize| decision.candidates[stage].cost;
-    let times = |inputs: &Inputs, stage| cost(&inputs.decide(&under(0.5)), stage) / cost(&inputs.decide(&under(0.0)), stage);
-    let stays = |times: f64, expected: f64| assert!((times - expected).abs() < 1e-5, "{times} instead of {expected}");
-
-    assert!(inputs.in_force.is_empty());
-    (0..4).for_each(|stage| stays(times(&inputs, stage), 1.0));
-    // The plan in force changes to stage 2 in four seconds, before the next decision: what else follows departs from it.
-    inputs.in_force = vec![entry(0, -20, 24), entry(2, 9, 20)];
-    stays(times(&inputs, 1), 1.5);
-    stays(times(&inputs, 3), 1.5);
-    let planned = inputs.decide(&under(0.5)).candidates[2].change_in_s.unwrap();
-    assert!((30..=50).contains(&planned.tenths()), "{planned:?}");
-    // It stays until after the next decision: staying does as well, and what follows then is decided then.
-    inputs.in_force = vec![entry(0, -20, 40), entry(2, 25, 20)];
-    stays(times(&inputs, 0), 1.0);
 }
 
 #[test]

@@ -65,9 +65,6 @@ parameters! {
     unserved_cost_s: 10.0 in 0.0..=60.0;
     /// What a change of stage costs besides its clearance, in vehicle-seconds. Chosen in simulation.
     change_cost_s: 2.0 in 0.0..=60.0;
-    /// What it costs to depart from the plan in force, as a share of what the other course costs: counts and speeds differ a little from
-    /// step to step, and so do courses that are as good as each other. Chosen in simulation.
-    revision_cost_share: 0.03 in 0.0..=0.5;
     /// What it costs, for each movement, to end a green in which turning vehicles give way while they stand at its head, in
     /// vehicle-seconds, unless the next stage gives them right of way: some stand in the junction already. Chosen in simulation.
     stranding_cost_s: 40.0 in 0.0..=500.0;

@@ -236,11 +236,6 @@ impl Model {
         single(self.planner.change_cost_s)
     }
 
-    /// How many times its cost a course has that departs from the plan in force.
-    pub(super) const fn revision(&self) -> f32 {
-        single(1.0 + self.planner.revision_cost_share)
-    }
-
     /// What it costs to strand these movements in the junction.
     pub(super) fn stranding(&self, movements: MovementSet) -> f32 {
         #[expect(clippy::cast_precision_loss, reason = "at most 128 movements")]

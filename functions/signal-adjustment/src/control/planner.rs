@@ -27,7 +27,7 @@ pub(super) fn choose(intersection: &Intersection, estimate: &Estimate, state: &S
     let mut schedule = Schedule::begin(intersection, state);
     let running = schedule.stage();
     let committed = schedule.keep_imminent_change(in_force);
-    let start = start_of(&schedule, state, in_force, intersection.control().step);
+    let start = start_of(&schedule, state, intersection.control().step);
     let stuck = stuck_turns(intersection, estimate, state, &start);
     let greens: Vec<Greens> = intersection
         .stages()
@@ -71,32 +71,21 @@ pub(super) fn choose(intersection: &Intersection, estimate: &Estimate, state: &S
     Choice { plan, reason, candidates, limits }
 }
 
-fn start_of(schedule: &Schedule<'_>, state: &SignalState, in_force: &[PlannedStage], step: Deciseconds) -> Start {
+fn start_of(schedule: &Schedule<'_>, state: &SignalState, step: Deciseconds) -> Start {
     let until = |at: Timestamp| seconds_up(at.since(state.at));
     let earliest = until(schedule.earliest_end());
-    let (stage, begins) = (schedule.stage(), until(schedule.start()));
     Start {
         before: match state.phase {
             Phase::Green { stage, .. } => stage,
             Phase::Clearing { from, .. } => from,
         },
-        stage,
-        begins,
+        stage: schedule.stage(),
+        begins: until(schedule.start()),
         age: (state.at.since(schedule.start()).tenths() / 10) as usize,
         earliest,
         latest: until(schedule.green_max_end().min(schedule.red_max_end())),
         decided_until: seconds_up(step).max(earliest + 1),
-        planned: planned(in_force, state.at, stage, begins),
     }
-}
-
-/// When the plan in force ends the stage that is reached then, in seconds from now, and the stage that follows.
-fn planned(in_force: &[PlannedStage], now: Timestamp, stage: usize, begins: usize) -> Option<(usize, usize)> {
-    // A controller may be a second late.
-    let reached_by = after(now, begins + 1);
-    let here = in_force.iter().rposition(|entry| entry.stage == stage && entry.start <= reached_by)?;
-    let (end, next) = (in_force.get(here)?.end(), in_force.get(here + 1)?.stage);
-    (end >= now).then(|| (seconds_up(end.since(now)), next))
 }
 
 /// Movements that give way in the running stage, whose lane stands at its head although it is green, and which have right of way in

@@ -61,18 +61,6 @@ pub(super) struct Start {
     pub(super) latest: usize,
     /// When the next decision is made: what ends before is decided now.
     pub(super) decided_until: usize,
-    /// When the plan in force ends the stage reached, and the stage that follows there; none if it says nothing of it.
-    pub(super) planned: Option<(usize, usize)>,
-}
-
-impl Start {
-    /// Whether a course does, until the next decision, what the plan in force does: to the second, or one beside it.
-    fn keeps_plan(&self, course: &Course) -> bool {
-        self.planned.is_none_or(|(planned, next)| {
-            let follows = course.change(0).is_some_and(|(end, stage)| stage == next && end.abs_diff(planned) <= 1);
-            follows || (planned >= self.decided_until && !course.changes_before(self.decided_until))
-        })
-    }
 }
 
 /// Limits of a stage, in seconds, and what it costs if it follows the stage reached.
@@ -241,9 +229,6 @@ impl Search<'_> {
 
     fn offer(&mut self, mut course: Course, roll: &Roll, start: &Start, allowed: bool) {
         course.cost = self.model.total(roll);
-        if !start.keeps_plan(&course) {
-            course.cost *= self.model.revision();
-        }
         let mut note = |stage: usize| {
             if let Some(known) = self.found.by_stage.get_mut(stage).filter(|known| course.cost < known.cost) {
                 *known = course;
