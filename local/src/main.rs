@@ -50,7 +50,7 @@ enum Command {
         #[arg(long, default_value_t = 20.0, value_parser = positive)]
         speed: f64,
         /// Simulated minutes to run; 0 runs until Ctrl-C.
-        #[arg(long, default_value_t = 0.0)]
+        #[arg(long, default_value_t = 0.0, value_parser = not_negative, allow_negative_numbers = true)]
         minutes: f64,
     },
     /// Train a model for a kind of machine from lives that ended with a failure.
@@ -70,6 +70,13 @@ fn positive(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(number) if number > 0.0 && number <= 10_000.0 => Ok(number),
         _ => Err("must be a number greater than 0 and at most 10000".into()),
+    }
+}
+
+fn not_negative(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(number) if (0.0..=1e6).contains(&number) => Ok(number),
+        _ => Err("must be a number from 0 to 1000000".into()),
     }
 }
 
@@ -135,19 +142,46 @@ fn say(line: &str) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }
 
-/// Ctrl-C, or the signal with which a service manager ends a process.
+/// Ctrl-C, or the signal with which a service manager ends a process. The second one ends it at once: what was answered is on disk.
 async fn stop() {
-    let interrupt = async { drop(tokio::signal::ctrl_c().await) };
+    let mut signals = Signals::new();
+    signals.next().await;
+    say("Finishing what is under way. Ctrl-C again ends at once.");
+    tokio::spawn(async move {
+        signals.next().await;
+        std::process::exit(130);
+    });
+}
+
+/// The signals that end a process. One that comes between two calls of `next` is not lost.
+struct Signals {
     #[cfg(unix)]
-    {
-        let terminate = async {
-            match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-                Ok(mut signal) => drop(signal.recv().await),
-                Err(_) => std::future::pending().await,
-            }
-        };
-        tokio::select! { () = interrupt => {}, () = terminate => {} }
+    streams: std::io::Result<[tokio::signal::unix::Signal; 2]>,
+}
+
+#[cfg(unix)]
+impl Signals {
+    fn new() -> Self {
+        use tokio::signal::unix::{SignalKind, signal};
+        let interrupt = signal(SignalKind::interrupt());
+        Self { streams: interrupt.and_then(|interrupt| Ok([interrupt, signal(SignalKind::terminate())?])) }
     }
-    #[cfg(not(unix))]
-    interrupt.await;
+
+    async fn next(&mut self) {
+        match &mut self.streams {
+            Ok([interrupt, terminate]) => tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} },
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+#[cfg(not(unix))]
+impl Signals {
+    fn new() -> Self {
+        Self {}
+    }
+
+    async fn next(&mut self) {
+        drop(tokio::signal::ctrl_c().await);
+    }
 }

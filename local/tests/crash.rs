@@ -5,8 +5,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a failing test may panic")]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead, BufReader, Read};
-use std::net::SocketAddr;
+use std::io::{BufRead, BufReader, Read, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::mpsc::{Sender, channel};
@@ -33,6 +33,9 @@ use tests::junction::{STEP_S, at, configuration, random_step};
 use tests::{Client, eventually};
 
 const SEED: u64 = 1;
+
+/// What a host says that ends as it is told.
+const ENDED: &str = "Finishing what is under way. Ctrl-C again ends at once.\nEverything is on disk.\n";
 const KILLS: usize = 6;
 const THREADS: usize = 4;
 const JUNCTIONS_PER_THREAD: usize = 2;
@@ -69,10 +72,14 @@ impl Process {
         self.child.wait().unwrap();
     }
 
-    /// Sends a signal, waits for the end, and gives the exit code and what was still said.
-    fn end(mut self, signal: &str) -> (Option<i32>, String) {
+    fn signal(&self, signal: &str) {
         let sent = Command::new("sh").args(["-c", &format!("kill -{signal} {}", self.child.id())]).status().unwrap();
         assert!(sent.success());
+    }
+
+    /// Sends a signal, waits for the end, and gives the exit code and what was still said.
+    fn end(mut self, signal: &str) -> (Option<i32>, String) {
+        self.signal(signal);
         let mut said = String::new();
         self.stdout.read_to_string(&mut said).unwrap();
         (self.child.wait().unwrap().code(), said)
@@ -183,7 +190,7 @@ fn what_was_answered_takes_effect_once_although_the_process_is_killed_again_and_
         let what = format!("the plan of {} as of {newest}", gateway.id);
         eventually(&what, || gateway.look(&client).filter(|as_of| *as_of == newest));
     }
-    assert_eq!(process.end("TERM"), (Some(0), "Everything is on disk.\n".into()));
+    assert_eq!(process.end("TERM"), (Some(0), ENDED.into()));
 
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let store = Store::open(directory.path(), 4, SystemClock).unwrap();
@@ -300,8 +307,26 @@ fn a_host_that_is_told_to_end_puts_everything_on_disk_and_ends_well() {
         // A connection that is kept open does not hold it back.
         let client = process.client();
         assert_eq!(client.get("/v1/health").status, 200);
-        assert_eq!(process.end(signal), (Some(0), "Everything is on disk.\n".into()), "{signal}");
+        assert_eq!(process.end(signal), (Some(0), ENDED.into()), "{signal}");
     }
+}
+
+#[test]
+fn a_host_that_waits_for_a_request_ends_at_once_when_it_is_told_again() {
+    let directory = TempDir::new().unwrap();
+    let mut process = Process::start(directory.path());
+    let mut connection = TcpStream::connect(process.address).unwrap();
+    let head = "POST /v1/readings HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n";
+    write!(connection, "{head}content-length: 9\r\nexpect: 100-continue\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    BufReader::new(&connection).read_line(&mut answer).unwrap();
+    assert!(answer.contains("100"), "it waits for the body: {answer}");
+
+    process.signal("INT");
+    let mut said = String::new();
+    process.stdout.read_line(&mut said).unwrap();
+    assert!(ENDED.starts_with(&said), "{said}");
+    assert_eq!(process.end("INT"), (Some(130), String::new()));
 }
 
 #[test]

@@ -218,6 +218,7 @@ impl Junction {
         let mut state = follow(at);
         match self.observation {
             Some(seen) => {
+                let seen = seen.credible(intersection, before, (!followed.is_empty()).then_some(&state));
                 if !state.agrees_with(seen) {
                     // It may be late: a plan took its time to arrive, and the controller looks at it once a second.
                     let earlier = (1..=PLAN_LATENCY.tenths() / 10).map(|late| at - Deciseconds::from_secs(late));
@@ -237,6 +238,11 @@ impl Junction {
             state.mode = SignalMode::Adaptive;
         }
         state
+    }
+
+    /// When the running green began by what the controller reported before and by its newest report, if the two contradict each other.
+    pub fn contradiction(&self, known: &SignalState) -> Option<(Timestamp, Timestamp)> {
+        self.observation.and_then(|seen| known.contradicts(seen))
     }
 
     /// What a decision on the newest step rests on.

@@ -70,6 +70,49 @@ impl Observation {
         };
         Some(Self { at: reading.time, phase, mode: reading.mode })
     }
+
+    /// What of it can be true after the state before, if the controller reported then too: a green that was not on yet began after that,
+    /// and one that was on has become neither younger nor older. Else it began when the plan said, if one was followed: a wrong
+    /// `stage_elapsed_s` would end greens before their minimum, or never.
+    #[must_use]
+    pub fn credible(self, intersection: &Intersection, before: &SignalState, planned: Option<&SignalState>) -> Self {
+        let Phase::Green { stage, since } = self.phase else { return self };
+        if before.at.since(before.mode_at) >= Deciseconds::from_secs(1) {
+            return self;
+        }
+        let planned = planned.filter(|_| self.mode == SignalMode::Adaptive).and_then(|planned| match planned.phase {
+            Phase::Green { stage: same, since } if same == stage => Some(since),
+            _ => None,
+        });
+        // Who claims to have begun before the plan said has done something else or counts wrongly: then it began when the plan said.
+        let not_early = |since: Timestamp| planned.map_or(since, |planned| planned.max(since));
+        let since = match before.phase {
+            Phase::Green { stage: same, since: known } if same == stage => {
+                let apart = since.since(known).max(known.since(since));
+                let returned = || shortest_absence(intersection, stage).is_some_and(|absence| since >= before.at + absence);
+                match planned {
+                    _ if apart <= Deciseconds::from_secs(1) => known,
+                    Some(planned) if planned > before.at => planned.max(since),
+                    None if returned() => since,
+                    // There was no time for another stage, or none by the plan.
+                    _ => known,
+                }
+            }
+            Phase::Green { stage: other, .. } => not_early(since.max(before.at + intersection.clearance_between(other, stage))),
+            Phase::Clearing { to, until, .. } if to == stage => not_early(since.max(until)),
+            Phase::Clearing { .. } => not_early(since.max(before.at)),
+        };
+        Self { phase: Phase::Green { stage, since: since.min(self.at.floor_to_tenth()) }, ..self }
+    }
+}
+
+/// The shortest time in which another stage can be shown and the signal be back.
+fn shortest_absence(intersection: &Intersection, stage: usize) -> Option<Deciseconds> {
+    let others = intersection.stages().iter().enumerate().filter(|(other, _)| *other != stage);
+    let visits = others.map(|(other, shown)| {
+        intersection.clearance_between(stage, other) + shown.green_min + intersection.clearance_between(other, stage)
+    });
+    visits.min()
 }
 
 impl SignalState {
@@ -161,6 +204,17 @@ impl SignalState {
         }
     }
 
+    /// When the green that is shown began by this state and by the report, if they differ by more than a second.
+    pub fn contradicts(&self, observation: Observation) -> Option<(Timestamp, Timestamp)> {
+        match (self.phase, observation.phase) {
+            (Phase::Green { since: here, .. }, Phase::Green { since: said, .. }) => {
+                let apart = here.since(said).max(said.since(here));
+                (apart > Deciseconds::from_secs(1)).then_some((here, said))
+            }
+            _ => None,
+        }
+    }
+
     /// Takes over what the controller reported, at an instant not before this state.
     pub fn observe(&mut self, intersection: &Intersection, at: Timestamp, observation: Observation) {
         let before = self.clone();
@@ -176,12 +230,19 @@ impl SignalState {
             Phase::Clearing { from, to, .. } => intersection.movements_of(from).union(intersection.movements_of(to)),
         };
         let ended = before.ended_before(intersection, self.phase).min(at);
+        let goes_on = matches!((before.phase, self.phase), (Phase::Clearing { from: a, to: b, .. }, Phase::Clearing { from: c, to: d, .. }) if (a, b) == (c, d));
         for movement in 0..self.red_since.len() {
             if !green.contains(movement) {
                 turn_red(&mut self.red_since, movement, ended);
             }
         }
         self.settle(intersection, self.stage(), ended);
+        if goes_on {
+            // However long it takes: what turned red when it began is red since then.
+            for (red, was) in self.red_since.iter_mut().zip(&before.red_since) {
+                *red = red.map(|now| was.map_or(now, |was| was.min(now)));
+            }
+        }
         if let Phase::Clearing { from, to, .. } = self.phase {
             // What the next stage serves is still red during the clearance, unless it keeps its green.
             for movement in intersection.movements_of(to).minus(intersection.movements_of(from)).iter() {

@@ -238,6 +238,9 @@ impl Steps<'_> {
     fn decide(&mut self, plan: &mut Option<PublishedPlan>) {
         let (inputs, decision, decided) = self.junction.decide(self.intersection);
         self.tally.decisions += 1;
+        if let Some((known, said)) = self.junction.contradiction(&inputs.state) {
+            tracing::warn!(intersection = %self.intersection.id(), %known, %said, "the controller reports a stage_elapsed_s that its own reports contradict");
+        }
         self.tally.distrusted = u32::try_from(decision.distrusted.len()).unwrap_or(u32::MAX);
         match (decided, &decision.plan) {
             (Some(next), _) => {

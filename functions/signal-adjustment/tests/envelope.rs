@@ -78,13 +78,28 @@ fn detector(number: usize, time: Timestamp, period: Deciseconds, said: u8) -> Op
     Some(SensorReading::Detector(reading))
 }
 
-fn report(intersection: &Intersection, cabinet: &Cabinet<'_>, now: i64, skew: i64) -> SensorReading {
+/// What a controller makes of `stage_elapsed_s`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Elapsed {
+    True,
+    /// It has none.
+    Always(u32),
+    /// It counts from somewhere else.
+    More(u32),
+}
+
+fn report(intersection: &Intersection, cabinet: &Cabinet<'_>, now: i64, (skew, elapsed): (i64, Elapsed)) -> SensorReading {
     let id = |stage: usize| intersection.stages()[stage].id.clone();
     // As a controller rounds what it measures.
     let tenths = |millis: i64| Deciseconds::round(f64::from(i32::try_from(millis.max(0)).unwrap()) / 1000.0).unwrap();
     let (stage, stage_elapsed, clearing): (StageId, _, _) = match cabinet.shown {
         Shown::Green { stage, since } => (id(stage), tenths(100 * (now - since) + skew), None),
         Shown::Clearing { from, to, until } => (id(from), Deciseconds::ZERO, Some((id(to), tenths(100 * (until - now) - skew)))),
+    };
+    let stage_elapsed = match elapsed {
+        Elapsed::True => stage_elapsed,
+        Elapsed::Always(seconds) => Deciseconds::from_secs(seconds),
+        Elapsed::More(seconds) => stage_elapsed + Deciseconds::from_secs(seconds),
     };
     SensorReading::SignalState(SignalStateReading {
         intersection_id: IntersectionId::try_from("J1").unwrap(),
@@ -110,10 +125,16 @@ const SLOW: Pace = Pace { latency: 20, cycle: 10 };
 ///
 /// The controller looks at its plan at a moment of its own in each of its cycles, drawn from what the first detector says first.
 fn run<'i>(intersection: &'i Intersection, steps: &[Step], pace: Pace) -> Cabinet<'i> {
+    run_with(intersection, steps, pace, Elapsed::True)
+}
+
+/// The same with a controller that tells this of its greens, from its second report on: the first one has to be believed.
+fn run_with<'i>(intersection: &'i Intersection, steps: &[Step], pace: Pace, elapsed: Elapsed) -> Cabinet<'i> {
     let step_length = i64::from(intersection.control().step.tenths());
     let ttl = i64::from(intersection.control().plan_ttl.tenths());
     // What comes late makes greens longer by as much, and reds by as much at every change on the way.
-    let late = pace.latency + pace.cycle - 1;
+    // A green that is said to be younger than it is may last a step too long.
+    let late = pace.latency + pace.cycle - 1 + if elapsed == Elapsed::True { 0 } else { step_length };
     let reds_late = late * i64::try_from(intersection.stages().len() + 1).unwrap();
     let looks_at = steps.first().map_or(0, |step| i64::from(step.detectors[0])) % pace.cycle;
     let mut cabinet = Cabinet::new(intersection, 0);
@@ -132,7 +153,8 @@ fn run<'i>(intersection: &'i Intersection, steps: &[Step], pace: Pace) -> Cabine
         // Once a plan has run out, the controller runs alone, and this cabinet cannot: no gap is longer than a plan is valid.
         let runs_out = now + step_length - decided_at > ttl;
         if step.reported || now == 0 || runs_out {
-            readings.push(report(intersection, &cabinet, now, step.skew[9]));
+            let elapsed = if now == 0 { Elapsed::True } else { elapsed };
+            readings.push(report(intersection, &cabinet, now, (step.skew[9], elapsed)));
         }
         if step.replayed {
             let again = readings.clone();
@@ -186,6 +208,25 @@ proptest! {
     ) {
         let cabinet = run(&intersection, &steps, SLOW);
         prop_assert!(cabinet.broken.is_empty(), "{:#?}\n{:#}", cabinet.broken, intersection.document());
+    }
+
+    #[test]
+    fn a_controller_that_does_not_know_how_long_its_green_has_been_on_breaks_no_limit(
+        intersection in any_intersection(),
+        steps in proptest::collection::vec(any_step(true), 1..60),
+        elapsed in prop_oneof![(0_u32..200).prop_map(Elapsed::Always), (1_u32..200).prop_map(Elapsed::More)],
+    ) {
+        // What happens between two reports nobody can know: no other stage is shown there.
+        let stages = 0..intersection.stages().len();
+        let pairs = stages.clone().flat_map(|stage| stages.clone().filter(move |other| *other != stage).map(move |other| (stage, other)));
+        let away = |(stage, other)| {
+            let both = intersection.clearance_between(stage, other) + intersection.clearance_between(other, stage);
+            both + intersection.stages()[other].green_min
+        };
+        prop_assume!(pairs.map(away).all(|away| away > intersection.control().step));
+        let steps: Vec<_> = steps.into_iter().map(|step| Step { skipped: 0, ..step }).collect();
+        let cabinet = run_with(&intersection, &steps, IDEAL, elapsed);
+        prop_assert!(cabinet.broken.is_empty(), "{elapsed:?} {:#?}\n{:#}", cabinet.broken, intersection.document());
     }
 
     #[test]
