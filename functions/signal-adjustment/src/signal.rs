@@ -57,6 +57,9 @@ pub struct Observation {
 /// A clearance that is said to last so much longer than configured is no clearance.
 const CLEARANCE_MARGIN: Deciseconds = Deciseconds::from_secs(10);
 
+/// A state whose controller said nothing for this long rests on assumptions.
+const NOT_REPORTED: Deciseconds = Deciseconds::from_secs(1);
+
 impl Observation {
     /// Translates a reading; none if it names a stage that the intersection does not have, or a clearance that cannot be.
     pub fn of(reading: &SignalStateReading, intersection: &Intersection) -> Option<Self> {
@@ -77,10 +80,12 @@ impl Observation {
     #[must_use]
     pub fn credible(self, intersection: &Intersection, before: &SignalState, planned: Option<&SignalState>) -> Self {
         let Phase::Green { stage, since } = self.phase else { return self };
-        if before.at.since(before.mode_at) >= Deciseconds::from_secs(1) {
+        let reported = before.at.since(before.mode_at) < NOT_REPORTED;
+        let adaptive = self.mode == SignalMode::Adaptive && before.mode == SignalMode::Adaptive;
+        if !reported || !adaptive {
             return self;
         }
-        let planned = planned.filter(|_| self.mode == SignalMode::Adaptive).and_then(|planned| match planned.phase {
+        let planned = planned.and_then(|planned| match planned.phase {
             Phase::Green { stage: same, since } if same == stage => Some(since),
             _ => None,
         });
@@ -93,8 +98,7 @@ impl Observation {
                 match planned {
                     _ if apart <= Deciseconds::from_secs(1) => known,
                     Some(planned) if planned > before.at => planned.max(since),
-                    None if returned() => since,
-                    // There was no time for another stage, or none by the plan.
+                    _ if returned() => since,
                     _ => known,
                 }
             }
@@ -161,7 +165,7 @@ impl SignalState {
                 green_began = ended - green;
             }
         }
-        let mut state = Self { at, phase, mode: SignalMode::Adaptive, mode_at: at, red_since };
+        let mut state = Self { at, phase, mode: SignalMode::Adaptive, mode_at: at - NOT_REPORTED, red_since };
         state.settle(intersection, stage, since);
         state
     }
@@ -230,7 +234,12 @@ impl SignalState {
             Phase::Clearing { from, to, .. } => intersection.movements_of(from).union(intersection.movements_of(to)),
         };
         let ended = before.ended_before(intersection, self.phase).min(at);
-        let goes_on = matches!((before.phase, self.phase), (Phase::Clearing { from: a, to: b, .. }, Phase::Clearing { from: c, to: d, .. }) if (a, b) == (c, d));
+        let goes_on = match (before.phase, self.phase) {
+            (Phase::Clearing { from: a, to: b, until: due }, Phase::Clearing { from, to, until }) => {
+                (a, b) == (from, to) && until - intersection.clearance(from) <= due + CLEARANCE_MARGIN
+            }
+            _ => false,
+        };
         for movement in 0..self.red_since.len() {
             if !green.contains(movement) {
                 turn_red(&mut self.red_since, movement, ended);

@@ -6,11 +6,12 @@ use serde_json::{Value, json};
 use shared::intersection::Intersection;
 use shared::plan::{PlanSource, PublishedPlan};
 use shared::reading::SensorReading;
-use shared::units::Timestamp;
+use shared::units::{Deciseconds, Timestamp};
 use shared::wire::parse_reading;
 use signal_adjustment::control::{Decision, Limit};
 use signal_adjustment::junction::{Folded, Inputs, Junction};
 use signal_adjustment::record::{decide_again, record};
+use signal_adjustment::signal::Phase;
 
 const LANES: [&str; 8] = ["n_0", "n_1", "s_0", "s_1", "e_0", "e_1", "w_0", "w_1"];
 
@@ -152,6 +153,59 @@ fn greens_start_later_where_turns_that_give_way_share_more_than_one_lane_with_th
     // Those whom the running stage leaves behind at its maximum green are fewer, as more of its yellow is used.
     let cost = |margin_s| cost(&both, "permitted", 50.0, ("2", six_at("n_0")), margin_s);
     assert!(cost(2.0) < cost(0.0) - 6.0, "{} {}", cost(2.0), cost(0.0));
+}
+
+/// Since when the running green is on after reports of stage 0: their time, `stage_elapsed_s` and mode.
+fn green_since(reports: &[(i64, f64, &str)]) -> Timestamp {
+    let junction = intersection(|_| {});
+    let mut state = Junction::unknown(&junction);
+    // The detectors come first: what the signal shows is assumed until it is reported.
+    let assumed: Vec<_> = LANES.iter().map(|lane| detector(lane, -5, &json!({"queue": 1}))).collect();
+    decide(&mut state, &junction, &assumed);
+    let mut since = None;
+    for &(seconds, elapsed, mode) in reports {
+        let mut readings = step("0", elapsed, seconds, [1; 8]);
+        readings[0] = signal("0", elapsed, seconds, mode);
+        let (inputs, ..) = decide(&mut state, &junction, &readings);
+        let Phase::Green { stage: 0, since: on } = inputs.state.phase else { panic!("{:?}", inputs.state.phase) };
+        since = Some(on);
+    }
+    since.unwrap()
+}
+
+#[test]
+fn a_green_is_as_old_as_all_reports_of_it_allow() {
+    let adaptive = "adaptive";
+    assert_eq!(green_since(&[(0, 3.0, adaptive)]), at(-3), "the first report is believed, whatever was assumed");
+    assert_eq!(green_since(&[(0, 3.0, adaptive), (5, 8.0, adaptive)]), at(-3));
+    for wrong in [0.0, 90.0] {
+        assert_eq!(green_since(&[(0, 3.0, adaptive), (5, wrong, adaptive)]), at(-3), "{wrong}");
+    }
+    assert_eq!(green_since(&[(0, 600.0, "flash"), (5, 3.0, adaptive)]), at(2), "after flashing it began anew");
+    assert_eq!(green_since(&[(0, 600.0, adaptive), (100, 3.0, adaptive)]), at(97), "there was time for other stages");
+}
+
+#[test]
+fn a_movement_is_red_since_its_clearance_began_however_long_that_takes_but_not_since_an_earlier_one() {
+    let junction = intersection(|_| {});
+    let red_after = |gap: i64| {
+        let mut state = Junction::unknown(&junction);
+        let clearing = |seconds: i64| {
+            let mut readings = step("0", 0.0, seconds, [1; 8]);
+            readings[0] = reading(&json!({
+                "type": "signal_state", "intersection_id": "J1", "time": at(seconds), "stage": "0", "stage_elapsed_s": 0,
+                "clearing_to": "2", "clearance_remaining_s": 4, "mode": "adaptive",
+            }));
+            readings
+        };
+        decide(&mut state, &junction, &clearing(0));
+        let (inputs, ..) = decide(&mut state, &junction, &clearing(gap));
+        let ended = junction.movements_of(0).minus(junction.movements_of(2)).iter().next().unwrap();
+        inputs.state.red_since[ended].unwrap()
+    };
+    let began = at(4) - junction.clearance(0);
+    assert_eq!(red_after(5), began);
+    assert_eq!(red_after(400), began + Deciseconds::from_secs(400));
 }
 
 #[test]
