@@ -88,7 +88,7 @@ where
         };
         for overtaken in (0..).take(ATTEMPTS) {
             let remembered = match self.remember(&id).await {
-                // Its readings wait for nobody: those of other junctions would wait behind them.
+                // Held back, its readings would hold up the other junctions of their shard.
                 Err(WorkflowError::Port(error @ PortError::Outdated(..))) => {
                     tracing::error!(%error, "no plan until the configuration is corrected");
                     return Ok(Tally { unconfigured: count(), held: 1, ..Tally::default() });
