@@ -17,6 +17,8 @@ from processes import free_port, processes
 
 # The version on which the published figures of the RESCO scenarios hold.
 SUMO = ["eclipse-sumo==1.9.2", "traci==1.9.2", "numpy"]
+# The harness's own controller for this project, which can do with fewer detectors.
+GREENWAVE = "detectors/Greenwave"
 
 
 def main():
@@ -25,7 +27,7 @@ def main():
     parser.add_argument("--bench", type=pathlib.Path, required=True, help="the folder of closed_loop.py; scenarios lie beside it")
     parser.add_argument("--seeds", default="11")
     parser.add_argument("--scenarios", default="cologne1")
-    parser.add_argument("--options", default="", help="of the harness, such as allred=2 or miss=0.05,drop=0.1,latency=2")
+    parser.add_argument("--options", default="", help="of the harness, such as allred=2 or miss=0.05,drop=0.1,latency=2, or of detectors.py")
     arguments = parser.parse_args()
     harness = (arguments.bench / "closed_loop.py").resolve()
     if not harness.is_file():
@@ -44,18 +46,18 @@ def main():
         started.start("greenwave", command, port)
         rows = measure(arguments, python, harness, started.logs, f"http://127.0.0.1:{port}")
     table(rows)
-    ours = [row for row in rows if row["controller"].startswith("greenwave")]
+    ours = [row for row in rows if row["controller"].startswith(GREENWAVE)]
     wrong = [row for row in ours if row["forced"] or row["refused"] or row["late"]]
     if wrong:
         sys.exit("a cabinet refused or overruled a plan, or a plan came late: " + ", ".join(f"{r['scenario']} {r['seed']}" for r in wrong))
 
 
 def measure(arguments, python, harness, directory, url):
-    controllers = [f"greenwave:url={url}" + (f",{arguments.options}" if arguments.options else "")]
-    scenarios, environment = arguments.scenarios, {}
+    controllers = [f"{GREENWAVE}:url={url}" + (f",{arguments.options}" if arguments.options else "")]
+    scenarios, environment = arguments.scenarios, {"PYTHONPATH": str(pathlib.Path(__file__).parent.resolve())}
     if scenarios == "generated":
         networks.make(directory / "networks", next(python.parents[1].glob("lib/*/site-packages/sumo/bin")))
-        scenarios, environment = ",".join(networks.NETWORKS), {"SCEN_DIR": str(directory / "networks")}
+        scenarios, environment = ",".join(networks.NETWORKS), environment | {"SCEN_DIR": str(directory / "networks")}
         # Options are Greenwave's alone: with them the others would be no measure.
         controllers += [] if arguments.options else ["fixed", "actuated", "greedy"]
     out = directory / "rows.jsonl"
@@ -70,7 +72,7 @@ def measure(arguments, python, harness, directory, url):
 
 def table(rows):
     print("scenario     controller   mean    max  gridlocks  forced  refused  fallback  late  seeds")
-    key = lambda row: (row["scenario"], row["controller"].partition(":")[0])
+    key = lambda row: (row["scenario"], row["controller"].partition(":")[0].removeprefix("detectors/").lower())
     for scenario, controller in sorted(set(map(key, rows))):
         of = [row for row in rows if key(row) == (scenario, controller)]
         delays = [row["delay"] for row in of]

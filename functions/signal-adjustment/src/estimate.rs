@@ -24,9 +24,9 @@ pub fn longest_silence(intersection: &Intersection) -> Deciseconds {
 /// Vehicles nearer to the stop line than this are in its queue, m: the first seven.
 const NEAR_M: f64 = 50.0;
 /// Space of a standing vehicle, m. Source: HCM 6, queue storage, 25 ft for passenger cars.
-const VEHICLE_SPACING_M: f64 = 7.5;
+pub(crate) const VEHICLE_SPACING_M: f64 = 7.5;
 /// Range of an area detector, m, where the lane is longer.
-const DETECTION_RANGE_M: f64 = 200.0;
+pub(crate) const DETECTION_RANGE_M: f64 = 200.0;
 /// More vehicles than this in one zone are a fault: four lanes of 200 m, bumper to bumper.
 const ZONE_VEHICLES_MAX: f64 = 110.0;
 /// Shortest headway of a lane, s; a count above it (and a margin for lane changes) is a fault.
@@ -34,11 +34,14 @@ const HEADWAY_MIN_S: f64 = 1.0;
 const VOLUME_MARGIN: f64 = 5.0;
 /// Faster than this is no road traffic, km/h.
 const SPEED_MAX_KMH: f64 = 250.0;
-/// Weight of the newest period in the arrival rate.
-const RATE_WEIGHT: f64 = 0.2;
-/// Stored resolution: sixteenths of a vehicle and 1/4096 vehicle per second.
-const WAITING_STEPS: f64 = 16.0;
-const RATE_STEPS: f64 = 4096.0;
+/// The rate of a lane is that of some cycles: of so many seconds.
+const RATE_S: f64 = 300.0;
+/// What a lane is taken to bring before anything was counted, vehicles per second: 360 an hour.
+pub(crate) const RATE_PRIOR: f64 = 0.1;
+/// Stored resolution: sixteenths of a vehicle, 1/65536 vehicle per second, 1/200 of the time.
+pub(crate) const WAITING_STEPS: f64 = 16.0;
+const RATE_STEPS: f64 = 65_536.0;
+const OCCUPANCY_STEPS: f64 = 200.0;
 
 /// Why a detector has no say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +72,52 @@ impl Distrust {
     }
 }
 
+/// What the newest reading of a detector says of the vehicles that wait.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Seen {
+    /// Nothing, or nothing that can be used.
+    #[default]
+    Nothing,
+    /// How many stand or crawl, in sixteenths. Of an exit, those in its mouth.
+    Waiting(u16),
+    /// What a loop at the stop line tells.
+    Loop {
+        /// Vehicles that passed in the period, in sixteenths.
+        passed_16th: Option<u16>,
+        /// For how many 200ths of the period somebody was over it.
+        occupied_200th: Option<u8>,
+    },
+}
+
+impl Seen {
+    pub(crate) fn waiting(vehicles: f64) -> Self {
+        Self::Waiting(quantise(vehicles, WAITING_STEPS))
+    }
+
+    /// Of a loop, if it tells anything.
+    pub(crate) fn by_loop(passed: Option<f64>, occupancy: Option<f64>) -> Self {
+        let passed_16th = passed.map(|vehicles| quantise(vehicles, WAITING_STEPS));
+        let occupied_200th = occupancy.and_then(|share| u8::try_from(quantise(share, OCCUPANCY_STEPS)).ok());
+        if passed_16th.is_none() && occupied_200th.is_none() { Self::Nothing } else { Self::Loop { passed_16th, occupied_200th } }
+    }
+
+    /// Vehicles that a loop counted in the period.
+    pub(crate) fn passed(self) -> Option<f64> {
+        match self {
+            Self::Loop { passed_16th, .. } => passed_16th.map(|sixteenths| f64::from(sixteenths) / WAITING_STEPS),
+            Self::Nothing | Self::Waiting(_) => None,
+        }
+    }
+
+    /// Share of the period in which somebody was over a loop.
+    pub(crate) fn occupancy(self) -> Option<f64> {
+        match self {
+            Self::Loop { occupied_200th, .. } => occupied_200th.map(|share| f64::from(share) / OCCUPANCY_STEPS),
+            Self::Nothing | Self::Waiting(_) => None,
+        }
+    }
+}
+
 /// What is known of one detector.
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, that the device or maintenance tells")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,14 +126,14 @@ pub struct DetectorState {
     pub last: Option<i64>,
     /// Length of that period, ds.
     pub period_ds: u32,
-    /// Vehicles that stand or crawl, in sixteenths; none if the detector only counts. Of an exit, those in its mouth.
-    pub waiting_16th: Option<u16>,
+    /// What its newest reading says of the vehicles that wait.
+    pub seen: Seen,
     /// Vehicles that move towards the stop line, by the second in which they reach it.
     pub arrivals: Arrivals,
     /// Somebody stands at the stop line.
     pub head_stands: bool,
-    /// Arrivals, vehicles per 4096 s.
-    pub rate_4096th: u16,
+    /// Arrivals, vehicles per 65536 s; none if nothing was counted yet.
+    pub rate_65536th: Option<u16>,
     /// It reported a fault of its own.
     pub fault: bool,
     /// It reported what cannot be.
@@ -99,26 +148,24 @@ impl DetectorState {
         if self.last.is_some_and(|last| reading.time.as_millis() <= last) {
             return false;
         }
-        let known = self.last.is_some();
         self.last = Some(reading.time.as_millis());
         self.period_ds = reading.period.tenths();
         self.fault = reading.fault.is_some();
         self.implausible = !plausible(reading);
         if self.fault || self.implausible {
             // What it says is not used, now or later.
-            self.waiting_16th = None;
+            self.seen = Seen::Nothing;
             self.arrivals = Arrivals::default();
             self.head_stands = false;
             return true;
         }
-        *self = self.with(waiting(reading, lane), self.rate());
+        self.seen = waiting(reading).map_or_else(|| Seen::by_loop(reading.volume, reading.occupancy), Seen::waiting);
         self.head_stands = lane.is_some() && reading.profile.as_ref().is_some_and(Profile::head_stands);
         self.arrivals = lane.map(|lane| Arrivals::of(reading, lane, speed_share)).unwrap_or_default();
         if let Some(volume) = reading.volume {
-            let rate = volume / reading.period.as_secs();
-            let before = self.rate();
-            let rate = if known { before + RATE_WEIGHT * (rate - before) } else { rate };
-            *self = self.with(self.waiting(), rate);
+            let seconds = reading.period.as_secs();
+            let before = self.rate().unwrap_or(RATE_PRIOR);
+            self.set_rate(Some(before + (seconds / RATE_S).min(1.0) * (volume / seconds - before)));
         }
         true
     }
@@ -141,25 +188,36 @@ impl DetectorState {
         }
     }
 
-    /// Vehicles that wait or are about to; none if it only counts.
+    /// Vehicles that wait or are about to; none if it does not see them.
     pub(crate) fn waiting(&self) -> Option<f64> {
-        self.waiting_16th.map(|sixteenths| f64::from(sixteenths) / WAITING_STEPS)
+        match self.seen {
+            Seen::Waiting(sixteenths) => Some(f64::from(sixteenths) / WAITING_STEPS),
+            Seen::Nothing | Seen::Loop { .. } => None,
+        }
     }
 
-    /// Arrivals, vehicles per second.
-    pub(crate) fn rate(&self) -> f64 {
-        f64::from(self.rate_4096th) / RATE_STEPS
+    /// Arrivals, vehicles per second; none if nothing was counted yet.
+    pub(crate) fn rate(&self) -> Option<f64> {
+        self.rate_65536th.map(|rate| f64::from(rate) / RATE_STEPS)
     }
 
-    /// The same detector with this demand.
-    pub(crate) fn with(self, waiting: Option<f64>, rate: f64) -> Self {
-        let waiting_16th = waiting.map(|vehicles| quantise(vehicles, WAITING_STEPS));
-        Self { waiting_16th, rate_4096th: quantise(rate, RATE_STEPS), ..self }
+    pub(crate) fn set_rate(&mut self, rate: Option<f64>) {
+        self.rate_65536th = rate.map(|rate| quantise(rate, RATE_STEPS));
+    }
+
+    /// Whole seconds since its newest reading.
+    pub(crate) fn age(&self, now: Timestamp) -> usize {
+        self.last.map_or(0, |last| (now.since(Timestamp::from_millis(last)).tenths() / 10) as usize)
+    }
+
+    /// Whether its newest reading belongs to a later second.
+    pub(crate) fn is_newer_than(&self, at: Timestamp) -> bool {
+        self.last.is_some_and(|last| last.div_euclid(1000) > at.as_millis().div_euclid(1000))
     }
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to the range of u16 first")]
-fn quantise(value: f64, steps: f64) -> u16 {
+pub(crate) fn quantise(value: f64, steps: f64) -> u16 {
     (value * steps).round().clamp(0.0, f64::from(u16::MAX)) as u16
 }
 
@@ -174,13 +232,12 @@ fn plausible(reading: &DetectorReading) -> bool {
 }
 
 /// Vehicles that stand or crawl, from the best measure that the reading has; of an exit, those in its mouth.
-fn waiting(reading: &DetectorReading, lane: Option<&Lane>) -> Option<f64> {
+fn waiting(reading: &DetectorReading) -> Option<f64> {
     if let Some(profile) = &reading.profile {
         let bins = profile.vehicles.iter().zip(&profile.moving);
         return Some(bins.map(|(&vehicles, &moving)| (vehicles - moving).max(0.0)).sum());
     }
-    let by_occupancy = |occupancy: f64| occupancy * lane.map_or(0.0, |l| l.length_m.min(DETECTION_RANGE_M)) / VEHICLE_SPACING_M;
-    reading.queue.or(reading.vehicles).or(reading.occupancy.map(by_occupancy))
+    reading.queue.or(reading.vehicles)
 }
 
 /// Moving vehicles by the second in which they reach the stop line; the last second stands for all later ones.
@@ -282,6 +339,8 @@ pub struct Estimate {
     detectors: Vec<DetectorState>,
     /// For each lane, for each stage that serves it.
     discharge: Vec<Discharge>,
+    /// Vehicles that wait on each lane, in sixteenths, at the state of the signal to which they were moved.
+    queues_16th: Vec<u16>,
 }
 
 /// Lanes with the stages that serve them, in the order in which their discharge is kept.
@@ -302,12 +361,13 @@ impl Estimate {
         Self {
             detectors: vec![DetectorState::default(); intersection.detectors().count()],
             discharge: vec![Discharge::PRIOR; served(intersection).count()],
+            queues_16th: vec![0; intersection.lanes().len()],
         }
     }
 
     /// From what was stored.
-    pub(crate) const fn from_parts(detectors: Vec<DetectorState>, discharge: Vec<Discharge>) -> Self {
-        Self { detectors, discharge }
+    pub(crate) const fn from_parts(detectors: Vec<DetectorState>, discharge: Vec<Discharge>, queues_16th: Vec<u16>) -> Self {
+        Self { detectors, discharge, queues_16th }
     }
 
     /// What is known of each detector.
@@ -318,6 +378,20 @@ impl Estimate {
     /// Discharge in the order of [`served`].
     pub fn discharge(&self) -> &[Discharge] {
         &self.discharge
+    }
+
+    /// Vehicles that wait on each lane.
+    pub fn queues(&self) -> impl Iterator<Item = f64> {
+        self.queues_16th.iter().map(|&sixteenths| f64::from(sixteenths) / WAITING_STEPS)
+    }
+
+    /// The queues as they are stored.
+    pub(crate) fn queues_16th(&self) -> &[u16] {
+        &self.queues_16th
+    }
+
+    pub(crate) fn set_queues(&mut self, vehicles: impl Iterator<Item = f64>) {
+        self.queues_16th = vehicles.map(|vehicles| quantise(vehicles, WAITING_STEPS)).collect();
     }
 
     /// Takes over a reading; false if it changes nothing: replayed, late, or of a detector that is not configured. `green` is
@@ -359,8 +433,14 @@ impl Estimate {
         let lanes = intersection.lanes().iter().filter(|l| l.detector_id.is_some()).count();
         let exit = intersection.exits().get(exit).filter(|e| e.detector_id.is_some())?;
         let detector = self.detectors.get(lanes + before)?;
-        let standing = detector.waiting().filter(|_| detector.distrust(now, longest_silence(intersection)).is_none())?;
-        Some(standing / (exit.length_m.min(DETECTION_RANGE_M) / VEHICLE_SPACING_M).max(1.0))
+        if detector.distrust(now, longest_silence(intersection)).is_some() {
+            return None;
+        }
+        // A loop in an exit is stood upon for as much of the time as the exit is full.
+        detector
+            .waiting()
+            .map(|standing| standing / (exit.length_m.min(DETECTION_RANGE_M) / VEHICLE_SPACING_M).max(1.0))
+            .or(detector.seen.occupancy())
     }
 
     /// Takes the say from these detectors, and gives it back to all others.

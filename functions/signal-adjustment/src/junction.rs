@@ -72,7 +72,7 @@ impl<'r> Bearing<'r> {
 }
 
 /// Number of the stored form: what another version stored is another layout, of which only time and revision are known.
-const FORMAT: u64 = 2;
+const FORMAT: u64 = 3;
 
 fn layout_of(intersection: &Intersection) -> u64 {
     intersection.layout() ^ FORMAT
@@ -178,7 +178,9 @@ impl Junction {
 
     fn begin_step(&mut self, intersection: &Intersection, at: Timestamp) {
         if self.as_of > Timestamp::from_millis(i64::MIN) {
-            self.before = Some(self.signal(intersection));
+            let state = self.signal(intersection);
+            self.estimate.advance(intersection, self.before.as_ref(), &state);
+            self.before = Some(state);
         }
         self.in_force = std::mem::take(&mut self.decided);
         self.observation = None;
@@ -247,7 +249,10 @@ impl Junction {
 
     /// What a decision on the newest step rests on.
     fn inputs(&self, intersection: &Intersection) -> Inputs {
-        Inputs { estimate: self.estimate.clone(), state: self.signal(intersection), in_force: self.followed(intersection).to_vec() }
+        let state = self.signal(intersection);
+        let mut estimate = self.estimate.clone();
+        estimate.advance(intersection, self.before.as_ref(), &state);
+        Inputs { estimate, state, in_force: self.followed(intersection).to_vec() }
     }
 
     /// Decides on the newest step. The plan is none if nothing safe could be planned.
@@ -319,6 +324,7 @@ pub(crate) struct Stored {
     revision: u64,
     detectors: Vec<DetectorState>,
     discharge: Vec<Discharge>,
+    queues_16th: Vec<u16>,
     before: Option<StoredSignal>,
     in_force: StoredPlan,
     observation: Option<(i64, StoredPhase, u8)>,
@@ -418,6 +424,7 @@ impl Junction {
             revision: self.revision,
             detectors: detectors.collect(),
             discharge: self.estimate.discharge().to_vec(),
+            queues_16th: self.estimate.queues_16th().to_vec(),
             before: self.before.as_ref().map(|state| StoredSignal {
                 at: near.from(state.at),
                 phase: near.store_phase(state.phase),
@@ -443,7 +450,7 @@ impl Junction {
             layout: stored.layout,
             as_of: Timestamp::from_millis(stored.as_of),
             revision: stored.revision,
-            estimate: Estimate::from_parts(detectors.collect(), stored.discharge),
+            estimate: Estimate::from_parts(detectors.collect(), stored.discharge, stored.queues_16th),
             before: stored.before.map(|state| SignalState {
                 at: near.back(state.at),
                 phase: near.phase(state.phase),

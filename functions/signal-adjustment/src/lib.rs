@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a failing test may panic"))]
 
 pub mod control;
+mod demand;
 pub mod estimate;
 pub mod junction;
 pub mod plan;

@@ -11,7 +11,7 @@ use shared::reading::SignalMode;
 use shared::units::{Deciseconds, Timestamp};
 
 use crate::control::Decision;
-use crate::estimate::{Arrivals, DetectorState, Discharge, Estimate, served};
+use crate::estimate::{Arrivals, DetectorState, Discharge, Estimate, Seen, served};
 use crate::junction::Inputs;
 use crate::plan::PlannedStage;
 use crate::signal::{Phase, SignalState};
@@ -23,6 +23,9 @@ struct InputsInWords {
     /// Learnt discharge of each lane in each stage, where it is not what the prior says.
     #[serde(default)]
     discharge: BTreeMap<LaneId, BTreeMap<StageId, f64>>,
+    /// Vehicles that wait on each lane, seen or reckoned, where there are any; records from before have none.
+    #[serde(default)]
+    queues: BTreeMap<LaneId, f64>,
     in_force: Vec<PlanStage>,
 }
 
@@ -44,13 +47,19 @@ struct DetectorInWords {
     last: Option<Timestamp>,
     period_s: Deciseconds,
     vehicles_waiting: Option<f64>,
+    /// Of a loop: what it counted in its period, and for which share of it somebody was over it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    vehicles_passed: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    occupancy: Option<f64>,
     /// Moving vehicles by the second in which they reach the stop line; records from before have none.
     #[serde(default)]
     vehicles_arriving: Vec<f64>,
     /// Somebody stands at the stop line; records from before do not say.
     #[serde(default)]
     head_stands: bool,
-    arrivals_per_s: f64,
+    /// None before anything was counted.
+    arrivals_per_s: Option<f64>,
     fault_reported: bool,
     implausible: bool,
     // Records from before have none.
@@ -64,6 +73,8 @@ impl From<DetectorState> for DetectorInWords {
             last: state.last.map(Timestamp::from_millis),
             period_s: Deciseconds::new(state.period_ds),
             vehicles_waiting: state.waiting(),
+            vehicles_passed: state.seen.passed(),
+            occupancy: state.seen.occupancy(),
             vehicles_arriving: trimmed(state.arrivals.vehicles().collect()),
             head_stands: state.head_stands,
             arrivals_per_s: state.rate(),
@@ -76,7 +87,8 @@ impl From<DetectorState> for DetectorInWords {
 
 impl From<&DetectorInWords> for DetectorState {
     fn from(words: &DetectorInWords) -> Self {
-        Self {
+        let seen = words.vehicles_waiting.map_or_else(|| Seen::by_loop(words.vehicles_passed, words.occupancy), Seen::waiting);
+        let mut state = Self {
             last: words.last.map(Timestamp::as_millis),
             period_ds: words.period_s.tenths(),
             fault: words.fault_reported,
@@ -84,9 +96,11 @@ impl From<&DetectorInWords> for DetectorState {
             in_alarm: words.in_alarm,
             head_stands: words.head_stands,
             arrivals: Arrivals::from_vehicles(std::array::from_fn(|s| words.vehicles_arriving.get(s).copied().unwrap_or_default())),
-            ..Self::default()
-        }
-        .with(words.vehicles_waiting, words.arrivals_per_s)
+            seen,
+            rate_65536th: None,
+        };
+        state.set_rate(words.arrivals_per_s);
+        state
     }
 }
 
@@ -176,6 +190,7 @@ fn in_words(intersection: &Intersection, inputs: &Inputs) -> InputsInWords {
     let red = intersection.movements().iter().zip(&inputs.state.red_since);
     let in_force =
         inputs.in_force.iter().filter_map(|entry| Some(PlanStage { stage: stage(entry.stage)?, start: entry.start, green_s: entry.green }));
+    let lanes = intersection.lanes().iter().zip(inputs.estimate.queues());
     InputsInWords {
         signal: SignalInWords {
             at: inputs.state.at,
@@ -195,6 +210,7 @@ fn in_words(intersection: &Intersection, inputs: &Inputs) -> InputsInWords {
         },
         detectors: intersection.detectors().cloned().zip(inputs.estimate.detectors().iter().map(|&d| d.into())).collect(),
         discharge: discharge_in_words(intersection, &inputs.estimate),
+        queues: lanes.filter(|(_, queue)| *queue > 0.0).map(|(lane, queue)| (lane.id.clone(), queue)).collect(),
         in_force: in_force.collect(),
     }
 }
@@ -223,8 +239,10 @@ fn from_words(intersection: &Intersection, words: &InputsInWords) -> Option<Inpu
     });
     let in_force =
         words.in_force.iter().map(|entry| Some(PlannedStage { stage: number(&entry.stage)?, start: entry.start, green: entry.green_s }));
+    let mut estimate = Estimate::from_parts(detectors, discharge.collect(), Vec::new());
+    estimate.set_queues(intersection.lanes().iter().map(|lane| words.queues.get(&lane.id).copied().unwrap_or_default()));
     Some(Inputs {
-        estimate: Estimate::from_parts(detectors, discharge.collect()),
+        estimate,
         state: SignalState { at: signal.at, phase, mode, mode_at: signal.mode_at, red_since },
         in_force: in_force.collect::<Option<Vec<_>>>()?,
     })

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::expect_used, reason = "a failing test may panic")]
 
 use serde_json::{Value, json};
-use shared::intersection::Intersection;
+use shared::intersection::{Intersection, Planner};
 use shared::plan::{PlanSource, PublishedPlan};
 use shared::reading::SensorReading;
 use shared::units::{Deciseconds, Timestamp};
@@ -261,29 +261,161 @@ fn what_counts_as_waiting_comes_from_the_best_measure_there_is() {
         (profile, 2.0, vec![0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 2.0]),
         (json!({"queue": 3, "vehicles": 9, "occupancy": 0.5}), 3.0, vec![]),
         (json!({"vehicles": 9, "occupancy": 0.5}), 9.0, vec![]),
-        // Half of the lane, at 7.5 m for a vehicle.
-        (json!({"occupancy": 0.5}), 0.5 * 180.0_f64.min(200.0) / 7.5, vec![]),
     ] {
         let mut readings = step("2", 30.0, 0, [0; 8]);
         readings[1] = detector("n_0", 0, &measures);
         let (inputs, _, _) = first(&junction, &readings);
         let known = inputs.estimate.detectors()[0];
-        assert!((f64::from(known.waiting_16th.unwrap()) / 16.0 - waiting).abs() < 0.1, "{measures}: {known:?}");
+        assert!((queue_on(&inputs, "n_0") - waiting).abs() < 0.1, "{measures}: {known:?}");
         let mut seconds: Vec<f64> = known.arrivals.vehicles().collect();
         seconds.truncate(seconds.iter().rposition(|&n| n > 0.0).map_or(0, |last| last + 1));
         assert_eq!(seconds, arriving, "{measures}");
     }
 }
 
-#[test]
-fn a_detector_that_only_counts_stands_for_the_arrivals_since_red() {
+/// Vehicles that a decision took to wait on a lane.
+fn queue_on(inputs: &Inputs, lane: &str) -> f64 {
+    inputs.estimate.queues().nth(LANES.iter().position(|l| *l == lane).unwrap()).unwrap()
+}
+
+/// What a decision took to wait on lane n_0, step after step of 5 s: what its detector said, the stage shown and for how long.
+fn queues_of_n_0(steps: &[(Option<Value>, &str, f64)]) -> Vec<f64> {
     let junction = intersection(|_| {});
-    let mut readings = step("2", 30.0, 0, [0; 8]);
-    // 0.4 vehicles a second; red at least since stage 2 began, 30 s ago, and its clearance.
-    readings[1] = detector("n_0", 0, &json!({"volume": 2}));
-    let (_, decision, _) = first(&junction, &readings);
-    let waiting = decision.candidates[1].cost - decision.candidates[0].cost;
-    assert!(waiting >= 0.4 * 30.0, "{waiting}");
+    let mut state = Junction::unknown(&junction);
+    let mut seconds = 0;
+    let mut queue = |(said, stage, elapsed): &(Option<Value>, &str, f64)| {
+        let mut readings = step(stage, *elapsed, seconds, [0; 8]);
+        match said {
+            Some(measures) => readings[1] = detector("n_0", seconds, measures),
+            None => drop(readings.remove(1)),
+        }
+        seconds += 5;
+        queue_on(&decide(&mut state, &junction, &readings).0, "n_0")
+    };
+    steps.iter().map(&mut queue).collect()
+}
+
+fn assert_queues(steps: &[(Option<Value>, &str, f64)], expected: &[f64]) {
+    let queues = queues_of_n_0(steps);
+    assert!(queues.iter().zip(expected).all(|(a, b)| (a - b).abs() < 0.1), "{queues:?} instead of {expected:?}");
+}
+
+/// Vehicles a second that lane n_0 discharges while it is green, in stage 0.
+fn flow() -> f64 {
+    Planner::default().saturation_flow_vph / 3600.0
+}
+
+/// How long n_0 has been red when stage 2 has been green for 30 s: since the stage before it, by the time-of-day plan, and its clearance.
+const RED_S: f64 = 30.0 + 4.0 + 10.0 + 4.0;
+
+#[test]
+fn on_a_lane_that_only_counts_wait_those_of_the_usual_rate_since_red_less_those_that_were_counted() {
+    // A tenth of a vehicle a second is the prior.
+    let counted = |vehicles: f64| Some(json!({"volume": vehicles}));
+    let rate = |counts: &[f64]| counts.iter().fold(0.1, |rate: f64, count| rate + 5.0 / 300.0 * (count / 5.0 - rate));
+    let red = RED_S * rate(&[0.0]);
+    let more = red + 5.0 * rate(&[0.0, 0.0]);
+    let green = more + 5.0 * rate(&[0.0, 0.0, 2.0]) - 2.0;
+    assert_queues(&[(counted(0.0), "2", 30.0), (counted(0.0), "2", 35.0), (counted(2.0), "0", 1.0)], &[red, more, green]);
+}
+
+#[test]
+fn a_queue_is_over_when_fewer_pass_than_a_queue_discharges_and_lasts_while_as_many_pass() {
+    let counted = |vehicles: f64| Some(json!({"volume": vehicles}));
+    let last = |count: f64| {
+        queues_of_n_0(&[(counted(0.0), "2", 60.0), (counted(0.0), "0", 1.0), (counted(2.0), "0", 6.0), (counted(count), "0", 11.0)])[3]
+    };
+    assert!(last(1.0) < f64::EPSILON, "{}", last(1.0));
+    assert!(last(2.0) > 4.0, "{}", last(2.0));
+    // However many were reckoned, who passes at full flow is followed.
+    assert_queues(&[(counted(0.0), "0", 30.0), (counted(3.0), "0", 35.0), (counted(3.0), "0", 40.0)], &[0.0, 2.0, 2.0]);
+}
+
+#[test]
+fn a_loop_shows_whether_somebody_stands_at_the_stop_line() {
+    let occupied = |share: f64| Some(json!({"volume": 0, "occupancy": share}));
+    assert_queues(&[(occupied(0.0), "2", 30.0), (occupied(1.0), "2", 35.0), (occupied(0.02), "2", 40.0)], &[0.0, 1.0, 0.0]);
+    // One vehicle on the loop is one vehicle, however long it stands there: the others are those of the usual rate.
+    let standing = queues_of_n_0(&[(occupied(1.0), "2", 30.0), (occupied(1.0), "2", 35.0)]);
+    assert!(standing[1] < 6.0, "{standing:?}");
+    // Of a loop that does not count, the signal tells how many left.
+    let occupancy = |share: f64| Some(json!({"occupancy": share}));
+    let green = [(occupancy(0.5), "2", 30.0), (occupancy(0.5), "2", 35.0), (occupancy(0.5), "0", 1.0), (occupancy(0.5), "0", 6.0)];
+    assert_queues(&green, &[4.8, 5.3, 5.3 + 0.5 - flow(), 5.3 + 1.0 - 6.0 * flow()]);
+}
+
+#[test]
+fn a_lane_that_nobody_sees_is_reckoned_with_its_own_rate_or_that_of_the_others_and_what_the_signal_lets_pass() {
+    let junction = intersection(|_| {});
+    // Nobody counts: 360 vehicles an hour.
+    assert_queues(
+        &[(None, "2", 30.0), (None, "2", 35.0), (None, "0", 1.0), (None, "0", 6.0)],
+        &[4.8, 5.3, 5.3 + 0.5 - flow(), 5.3 + 1.0 - 6.0 * flow()],
+    );
+    // It counted much until its detector said that it is out of order: 20 minutes of 900 vehicles an hour.
+    let mut state = Junction::unknown(&junction);
+    for seconds in (0..1200).step_by(5) {
+        let mut readings = step("2", 30.0, seconds, [0; 8]);
+        readings[1] = detector("n_0", seconds, &json!({"volume": 1.25, "queue": 0}));
+        readings[2] = detector("n_1", seconds, &json!({"volume": 0.25, "queue": 0}));
+        decide(&mut state, &junction, &readings);
+    }
+    let mut out_of_order = |seconds: i64| {
+        let mut readings = step("2", 30.0, seconds, [0; 8]);
+        readings[1] = detector("n_0", seconds, &json!({"volume": 0, "fault": "no_activity"}));
+        readings[2] = detector("n_1", seconds, &json!({"volume": 0.25, "fault": "no_activity"}));
+        let (inputs, ..) = decide(&mut state, &junction, &readings);
+        (queue_on(&inputs, "n_0"), queue_on(&inputs, "n_1"))
+    };
+    let ((busy, quiet), (busy_later, quiet_later)) = (out_of_order(1200), out_of_order(1205));
+    assert!((busy_later - busy - 5.0 * 0.25).abs() < 0.1, "{busy} {busy_later}");
+    // The other lanes counted nothing, so nobody has less than the prior.
+    assert!((quiet_later - quiet - 5.0 * 0.1).abs() < 0.1, "{quiet} {quiet_later}");
+}
+
+#[test]
+fn a_lane_without_a_detector_gets_green_although_others_wait_where_they_are_seen() {
+    let junction = intersection(|document| document["lanes"][5]["detector_id"] = Value::Null);
+    let mut state = Junction::unknown(&junction);
+    let served = (0..24).filter(|step_number| {
+        let seconds = 5 * step_number;
+        let mut readings = step("2", 30.0, seconds, [2, 0, 2, 0, 0, 0, 0, 0]);
+        readings.remove(6);
+        readings[0] = signal("0", 20.0 + f64::from(i32::try_from(seconds).unwrap()), seconds, "adaptive");
+        let (_, _, plan) = decide(&mut state, &junction, &readings);
+        next(&plan).0 == "3"
+    });
+    assert!(served.count() > 0);
+}
+
+#[test]
+fn what_left_while_a_detector_was_silent_waits_no_more_and_what_arrived_does() {
+    let profile = |queue: u32, moving: u32| {
+        Some(json!({"volume": 0, "profile": {
+            "bin_m": 25, "vehicles": [queue, moving], "moving": [0, moving], "speed_mean_kmh": [null, 45.0],
+        }}))
+    };
+    // Two vehicles are 37.5 m from the stop line, at 12.5 m/s.
+    let red = [(profile(3, 2), "2", 30.0), (None, "2", 35.0), (profile(4, 0), "2", 40.0)];
+    assert_queues(&red, &[3.0, 5.0, 4.0]);
+    let green = [(profile(6, 2), "0", 30.0), (None, "0", 35.0), (None, "0", 40.0)];
+    assert_queues(&green, &[6.0, 8.0 - 5.0 * flow(), 8.0 - 10.0 * flow()]);
+}
+
+#[test]
+fn an_exit_whose_loop_is_stood_upon_takes_almost_nobody() {
+    let junction = intersection(|document| document["exits"][0]["detector_id"] = json!("out"));
+    let exit = junction.exits()[0].id.clone();
+    let lane = junction.movements().iter().find(|m| m.to_exit == Some(0)).and_then(|m| m.from_lane).unwrap();
+    let cost = |occupancy: f64| {
+        let mut queues = [0; 8];
+        queues[lane] = 8;
+        let mut readings = step("2", 30.0, 0, queues);
+        readings.push(detector("out", 0, &json!({"occupancy": occupancy})));
+        let (_, decision, _) = first(&junction, &readings);
+        decision.candidates.iter().map(|candidate| candidate.cost).fold(f64::INFINITY, f64::min)
+    };
+    assert!(cost(0.95) > 1.5 * cost(0.3), "{exit}: {} {}", cost(0.95), cost(0.3));
 }
 
 #[test]
@@ -450,7 +582,7 @@ fn what_another_version_stored_is_forgotten_but_not_its_time() {
     let bytes = state.to_bytes().unwrap();
     let (layout, rest): (u64, &[u8]) = postcard::take_from_bytes(&bytes).unwrap();
     // Format 1 had the layout as it is.
-    let earlier = [postcard::to_stdvec(&(layout ^ 2)).unwrap(), rest.to_vec()].concat();
+    let earlier = [postcard::to_stdvec(&(layout ^ 3)).unwrap(), rest.to_vec()].concat();
     let read = Junction::from_bytes(&earlier).unwrap().under(&junction);
     assert_eq!((read.as_of(), read == state), (at(0), false));
     assert_eq!(Junction::from_bytes(&bytes).unwrap().under(&junction), state);

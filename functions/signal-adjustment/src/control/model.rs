@@ -7,7 +7,8 @@
 use shared::intersection::{Intersection, MovementSet, Planner, Stage, Turn};
 use shared::units::{Deciseconds, Timestamp};
 
-use crate::estimate::{Arrivals, DetectorState, Estimate, longest_silence, served};
+use crate::demand::LaneDemand;
+use crate::estimate::{Estimate, served};
 use crate::signal::SignalState;
 
 /// Lanes that are computed together.
@@ -132,21 +133,15 @@ impl Model {
             stop_cost: single(planner.stop_cost_s),
         };
         model.fill_capacity(intersection, estimate, state.at);
-        model.fill_demand(intersection, estimate, state);
+        let demand = estimate.demand(intersection, state.at);
+        model.fill_demand(&demand);
+        model.fill_soon();
+        // They keep no stage from being clear: it is not known when they come.
+        model.add_unseen(&demand);
         for (served, serve) in model.served.iter_mut().zip(&model.serve) {
             *served = serve.map(|flow| if flow > 0.0 { 1.0 } else { 0.0 });
         }
         model.exclusive = model.exclusive_sets(lanes);
-        for second in 0..horizon {
-            for ahead in second..(second + SOON_S).min(horizon) {
-                for group in 0..groups {
-                    let more = model.arrivals(ahead).get(group).copied().unwrap_or_default();
-                    if let Some(soon) = model.soon.get_mut(second * groups + group) {
-                        *soon = zip(*soon, more, |a, b| a + b);
-                    }
-                }
-            }
-        }
         model
     }
 
@@ -205,17 +200,37 @@ impl Model {
         sets
     }
 
-    fn fill_demand(&mut self, intersection: &Intersection, estimate: &Estimate, state: &SignalState) {
-        let longest = longest_silence(intersection);
-        for (lane, detector) in estimate.by_lane(intersection).into_iter().enumerate() {
-            let Some(detector) = detector.filter(|d| d.distrust(state.at, longest).is_none()) else { continue };
-            let here = LaneDemand::of(&detector, state.at, red_for(intersection, state, lane));
+    fn fill_demand(&mut self, demand: &[LaneDemand]) {
+        for (lane, here) in demand.iter().enumerate() {
             if let Some(slot) = at_mut(&mut self.queue, 0, lane) {
                 *slot = single(here.queue);
             }
-            for (second, vehicles) in here.arrivals(self.horizon).enumerate() {
+            for (second, vehicles) in here.arrivals().take(self.horizon).enumerate() {
                 if let Some(slot) = at_mut(&mut self.arrivals, second * self.groups, lane) {
                     *slot = single(vehicles);
+                }
+            }
+        }
+    }
+
+    fn fill_soon(&mut self) {
+        for second in 0..self.horizon {
+            for ahead in second..(second + SOON_S).min(self.horizon) {
+                for group in 0..self.groups {
+                    let more = self.arrivals(ahead).get(group).copied().unwrap_or_default();
+                    if let Some(soon) = self.soon.get_mut(second * self.groups + group) {
+                        *soon = zip(*soon, more, |a, b| a + b);
+                    }
+                }
+            }
+        }
+    }
+
+    fn add_unseen(&mut self, demand: &[LaneDemand]) {
+        for (lane, here) in demand.iter().enumerate().filter(|(_, here)| here.unseen > 0.0) {
+            for second in 0..self.horizon {
+                if let Some(slot) = at_mut(&mut self.arrivals, second * self.groups, lane) {
+                    *slot += single(here.unseen);
                 }
             }
         }
@@ -382,39 +397,6 @@ fn turns_block(intersection: &Intersection, stage: &Stage) -> bool {
     };
     let shared = |lane: &usize| green(*lane, stage.movements(), true) && green(*lane, stage.permitted, false);
     (0..intersection.lanes().len()).filter(shared).count() > 1
-}
-
-/// How long no movement of a lane has been green.
-fn red_for(intersection: &Intersection, state: &SignalState, lane: usize) -> Deciseconds {
-    let of_lane = intersection.movements().iter().zip(&state.red_since).filter(|(m, _)| m.from_lane == Some(lane));
-    let red = of_lane.map(|(_, red)| red.unwrap_or(state.at)).max();
-    red.map_or(Deciseconds::ZERO, |since| state.at.since(since))
-}
-
-/// What is known of one lane, moved to now.
-struct LaneDemand {
-    queue: f64,
-    arrivals: Arrivals,
-    /// Seconds since the arrivals were seen.
-    age: usize,
-    /// Vehicles a second, of a detector that only counts.
-    rate: f64,
-}
-
-impl LaneDemand {
-    fn of(detector: &DetectorState, now: Timestamp, red_for: Deciseconds) -> Self {
-        let Some(queue) = detector.waiting() else {
-            return Self { queue: detector.rate() * red_for.as_secs(), arrivals: detector.arrivals, age: 0, rate: detector.rate() };
-        };
-        let last = Timestamp::from_millis(detector.last.unwrap_or(now.as_millis()));
-        let age = (now.since(last).tenths() / 10) as usize;
-        let arrived: f64 = detector.arrivals.vehicles().take(age).sum();
-        Self { queue: queue + arrived, arrivals: detector.arrivals, age, rate: 0.0 }
-    }
-
-    fn arrivals(&self, horizon: usize) -> impl Iterator<Item = f64> {
-        self.arrivals.vehicles().skip(self.age).chain(std::iter::repeat(0.0)).take(horizon).map(|seen| seen + self.rate)
-    }
 }
 
 /// One way out of a lane.

@@ -1,0 +1,181 @@
+//! How many vehicles wait on each lane and arrive at it: as its detector sees them; else as counts, the signal and the usual demand tell.
+//!
+//! A camera or a radar sees who waits. A loop at the stop line does not: who arrives is reckoned at the rate of the last minutes, who
+//! leaves is counted, and whether anybody is left the loop shows. A lane that nobody sees, because it has no detector or none that can be
+//! trusted, has to be served all the same: its vehicles arrive as on the lanes that are seen, and leave as the model says.
+
+use shared::intersection::Intersection;
+use shared::units::{Deciseconds, Timestamp};
+
+use crate::control::prior_flow;
+use crate::estimate::{
+    Arrivals, DETECTION_RANGE_M, DetectorState, Distrust, Estimate, RATE_PRIOR, VEHICLE_SPACING_M, longest_silence, served,
+};
+use crate::signal::{Phase, SignalState};
+
+/// A loop is stood upon if it was occupied for this share of its period: even a slow queue leaves gaps when it moves.
+const STOOD_UPON: f64 = 0.8;
+/// Nobody stood on it or passed it in a period in which it was occupied for no more than this.
+const NOT_TOUCHED: f64 = 0.05;
+/// A queue discharges at its full flow as long as it lasts. It is over if less than the first share of it passed; if the second share
+/// passed, it lasts.
+const QUEUE_OVER: f64 = 0.5;
+const QUEUE_LASTS: f64 = 0.8;
+/// So many follow at least while a queue lasts.
+const FOLLOWING: f64 = 2.0;
+/// By then the first vehicles of a queue pass at full flow.
+const START_UP: Deciseconds = Deciseconds::from_secs(2);
+
+/// What is known of one lane, moved to now.
+pub(crate) struct LaneDemand {
+    /// Vehicles at the stop line.
+    pub(crate) queue: f64,
+    seen: Arrivals,
+    /// Seconds since the arrivals were seen.
+    age: usize,
+    /// Vehicles a second that arrive unseen.
+    pub(crate) unseen: f64,
+}
+
+impl LaneDemand {
+    /// Vehicles that are seen to arrive, in each second from now on.
+    pub(crate) fn arrivals(&self) -> impl Iterator<Item = f64> {
+        self.seen.vehicles().skip(self.age)
+    }
+}
+
+impl Estimate {
+    /// What is known of each lane. The queues must have been moved to the same instant.
+    pub(crate) fn demand(&self, intersection: &Intersection, now: Timestamp) -> Vec<LaneDemand> {
+        let usual = self.usual_rate(intersection, now);
+        let lanes = self.by_lane(intersection).into_iter().zip(self.queues());
+        lanes
+            .map(|(detector, queue)| match detector.filter(|d| is_trusted(d, intersection, now)) {
+                // Of a loop's vehicles none is seen to arrive, but soon after it did the loop knows.
+                Some(detector) => LaneDemand { queue, seen: detector.arrivals, age: detector.age(now), unseen: 0.0 },
+                None => LaneDemand { queue, seen: Arrivals::default(), age: 0, unseen: rate(detector.as_ref(), intersection, usual, now) },
+            })
+            .collect()
+    }
+
+    /// Moves the queues from one state of the signal to the next, with what the detectors said since.
+    pub fn advance(&mut self, intersection: &Intersection, before: Option<&SignalState>, now: &SignalState) {
+        let before = before.filter(|before| now.at.since(before.at) < longest_silence(intersection));
+        let usual = self.usual_rate(intersection, now.at);
+        let lanes = intersection.lanes().iter().zip(self.by_lane(intersection)).zip(self.queues()).enumerate();
+        let moved = lanes.map(|(number, ((lane, detector), queue))| {
+            let trusted = detector.filter(|d| is_trusted(d, intersection, now.at));
+            let new = trusted.filter(|d| before.is_none_or(|before| d.is_newer_than(before.at)));
+            if let Some(seen) = new.and_then(|d| d.waiting()) {
+                return seen;
+            }
+            let rate = rate(detector.as_ref(), intersection, usual, now.at);
+            let queue = match before {
+                None => rate * red_for(intersection, now, number).as_secs(),
+                Some(before) => {
+                    let elapsed = now.at.since(before.at);
+                    let arrived = match trusted.filter(|d| d.waiting().is_some()) {
+                        Some(seen) => seen.arrivals.vehicles().take(seen.age(now.at)).skip(seen.age(before.at)).sum(),
+                        None => rate * elapsed.as_secs(),
+                    };
+                    let counted = new.filter(|d| d.period_ds <= elapsed.tenths()).and_then(|d| d.seen.passed());
+                    (queue + arrived - counted.unwrap_or_else(|| self.could_pass(intersection, number, before, now))).max(0.0)
+                }
+            };
+            let queue = queue.min((lane.length_m.min(DETECTION_RANGE_M) / VEHICLE_SPACING_M).max(1.0));
+            new.map_or(queue, |detector| self.as_the_loop_tells(intersection, (number, queue), &detector, now))
+        });
+        let moved: Vec<f64> = moved.collect();
+        self.set_queues(moved.into_iter());
+    }
+
+    /// The usual rate of a lane, vehicles per second: the mean of those that are seen.
+    fn usual_rate(&self, intersection: &Intersection, now: Timestamp) -> f64 {
+        let seen = self.by_lane(intersection).into_iter().flatten().filter(|d| is_trusted(d, intersection, now));
+        let (sum, count) = seen.filter_map(|d| d.rate()).fold((0.0, 0.0), |(sum, count), rate| (sum + rate, count + 1.0));
+        if count > 0.0 { sum / count } else { RATE_PRIOR }
+    }
+
+    /// Vehicles that a lane can have discharged between two states of the signal.
+    fn could_pass(&self, intersection: &Intersection, lane: usize, before: &SignalState, now: &SignalState) -> f64 {
+        let greens = greens_between(intersection, before, now);
+        greens.into_iter().map(|(stage, green)| self.flow(intersection, lane, stage) * green.as_secs()).sum()
+    }
+
+    /// Vehicles a second that a lane discharges in a stage while a queue lasts, by what was learnt.
+    fn flow(&self, intersection: &Intersection, lane: usize, stage: usize) -> f64 {
+        let learnt = served(intersection).zip(self.discharge()).find(|(pair, _)| *pair == (lane, stage));
+        learnt.map_or(0.0, |(_, discharge)| prior_flow(intersection, lane, stage) * discharge.factor())
+    }
+
+    /// The queue by what a loop at its head says of it.
+    fn as_the_loop_tells(
+        &self,
+        intersection: &Intersection,
+        (lane, queue): (usize, f64),
+        detector: &DetectorState,
+        now: &SignalState,
+    ) -> f64 {
+        match detector.seen.occupancy() {
+            Some(occupancy) if occupancy >= STOOD_UPON => return queue.max(1.0),
+            Some(occupancy) if occupancy <= NOT_TOUCHED => return 0.0,
+            _ => {}
+        }
+        let Phase::Green { stage, since } = now.phase else { return queue };
+        let period = Deciseconds::new(detector.period_ds);
+        let gives_way = intersection.stages().get(stage).is_some_and(|stage| {
+            let of_lane = |movement: usize| intersection.movements().get(movement).is_some_and(|m| m.from_lane == Some(lane));
+            stage.permitted.iter().any(of_lane)
+        });
+        let full = self.flow(intersection, lane, stage) * period.as_secs();
+        let discharged = !gives_way && since + START_UP + period <= now.at;
+        match detector.seen.passed().filter(|_| discharged) {
+            Some(passed) if passed < QUEUE_OVER * full => 0.0,
+            Some(passed) if passed >= QUEUE_LASTS * full => queue.max(FOLLOWING),
+            _ => queue,
+        }
+    }
+}
+
+fn is_trusted(detector: &DetectorState, intersection: &Intersection, now: Timestamp) -> bool {
+    detector.distrust(now, longest_silence(intersection)).is_none()
+}
+
+/// Vehicles a second that arrive at a lane on which nobody sees them. Of a detector that is not to be trusted any more the rate before
+/// is kept, unless others have more by now.
+fn rate(detector: Option<&DetectorState>, intersection: &Intersection, usual: f64, now: Timestamp) -> f64 {
+    let Some(detector) = detector else { return usual };
+    let own = detector.rate().unwrap_or(usual);
+    match detector.distrust(now, longest_silence(intersection)) {
+        None => own,
+        Some(Distrust::InAlarm) => usual,
+        Some(_) => own.max(usual),
+    }
+}
+
+/// How long no movement of a lane has been green.
+fn red_for(intersection: &Intersection, state: &SignalState, lane: usize) -> Deciseconds {
+    let of_lane = intersection.movements().iter().zip(&state.red_since).filter(|(m, _)| m.from_lane == Some(lane));
+    let red = of_lane.map(|(_, red)| red.unwrap_or(state.at)).max();
+    red.map_or(Deciseconds::ZERO, |since| state.at.since(since))
+}
+
+/// How long the stage shown before and the stage shown now were green between two states, as far as these tell.
+fn greens_between(intersection: &Intersection, before: &SignalState, now: &SignalState) -> [(usize, Deciseconds); 2] {
+    let since = |stage: usize, from: Timestamp, to: Timestamp| (stage, to.min(now.at).since(from.max(before.at)));
+    let shown = match now.phase {
+        Phase::Green { stage, since: began } => since(stage, began, now.at),
+        Phase::Clearing { to, .. } => (to, Deciseconds::ZERO),
+    };
+    let ended = match (before.phase, now.phase) {
+        (Phase::Clearing { from, .. }, _) => (from, Deciseconds::ZERO),
+        (Phase::Green { stage, .. }, Phase::Green { stage: next, since: began }) if stage == next && began <= before.at => {
+            (stage, Deciseconds::ZERO)
+        }
+        (Phase::Green { stage, .. }, Phase::Green { stage: next, since: began }) => {
+            since(stage, before.at, began - intersection.clearance_between(stage, next))
+        }
+        (Phase::Green { stage, .. }, Phase::Clearing { from, until, .. }) => since(stage, before.at, until - intersection.clearance(from)),
+    };
+    [ended, shown]
+}
