@@ -14,7 +14,7 @@ use shared::intersection::{ControlMode, Intersection};
 use shared::plan::{Candidate, DistrustedDetector, PlanSource, Reason};
 use shared::reading::SignalMode;
 
-pub(crate) use self::model::{EXIT_FREE_SHARE, prior_flow};
+pub(crate) use self::model::{EXIT_FREE_SHARE, flow_into, open_exits};
 pub(crate) use self::schedule::PLAN_LATENCY;
 use crate::estimate::{Estimate, longest_silence};
 use crate::plan::{PlannedStage, SafetyViolation, SignalPlan};

@@ -7,24 +7,26 @@
 use shared::intersection::Intersection;
 use shared::units::{Deciseconds, Timestamp};
 
-use crate::control::prior_flow;
+use crate::control::{flow_into, open_exits};
 use crate::estimate::{
-    Arrivals, DETECTION_RANGE_M, DetectorState, Distrust, Estimate, RATE_PRIOR, VEHICLE_SPACING_M, longest_silence, served,
+    Arrivals, DETECTION_RANGE_M, DetectorState, Distrust, Estimate, Queue, RATE_PRIOR, STOOD_UPON, Seen, VEHICLE_SPACING_M,
+    longest_silence, served,
 };
 use crate::signal::{Phase, SignalState};
 
-/// A loop is stood upon if it was occupied for this share of its period: even a slow queue leaves gaps when it moves.
-const STOOD_UPON: f64 = 0.8;
-/// Nobody stood on it or passed it in a period in which it was occupied for no more than this.
-const NOT_TOUCHED: f64 = 0.05;
+/// A loop is touched by nobody if it was occupied for less than this, s: who passes at 50 km/h is over it for half a second.
+const TOUCHED_S: f64 = 0.3;
 /// A queue discharges at its full flow as long as it lasts. It is over if less than the first share of it passed; if the second share
 /// passed, it lasts.
 const QUEUE_OVER: f64 = 0.5;
 const QUEUE_LASTS: f64 = 0.8;
 /// So many follow at least while a queue lasts.
 const FOLLOWING: f64 = 2.0;
-/// By then the first vehicles of a queue pass at full flow.
+/// A period in which fewer could pass says nothing of a queue.
+const TELLING: f64 = 2.0;
+/// By then the first vehicles of a queue pass at full flow; those that give way may wait longer for a gap.
 const START_UP: Deciseconds = Deciseconds::from_secs(2);
+const GAP: Deciseconds = Deciseconds::from_secs(10);
 
 /// What is known of one lane, moved to now.
 pub(crate) struct LaneDemand {
@@ -48,10 +50,10 @@ impl Estimate {
     /// What is known of each lane. The queues must have been moved to the same instant.
     pub(crate) fn demand(&self, intersection: &Intersection, now: Timestamp) -> Vec<LaneDemand> {
         let usual = self.usual_rate(intersection, now);
-        let lanes = self.by_lane(intersection).into_iter().zip(self.queues());
+        let lanes = self.by_lane(intersection).into_iter().zip(self.waiting());
         lanes
-            .map(|(detector, queue)| match detector.filter(|d| is_trusted(d, intersection, now)) {
-                // Of a loop's vehicles none is seen to arrive, but soon after it did the loop knows.
+            .map(|(detector, queue)| match detector.filter(|d| d.seen != Seen::Nothing && is_trusted(d, intersection, now)) {
+                // A loop sees nobody arrive either, but it will tell of who did before long.
                 Some(detector) => LaneDemand { queue, seen: detector.arrivals, age: detector.age(now), unseen: 0.0 },
                 None => LaneDemand { queue, seen: Arrivals::default(), age: 0, unseen: rate(detector.as_ref(), intersection, usual, now) },
             })
@@ -62,31 +64,41 @@ impl Estimate {
     pub fn advance(&mut self, intersection: &Intersection, before: Option<&SignalState>, now: &SignalState) {
         let before = before.filter(|before| now.at.since(before.at) < longest_silence(intersection));
         let usual = self.usual_rate(intersection, now.at);
-        let lanes = intersection.lanes().iter().zip(self.by_lane(intersection)).zip(self.queues()).enumerate();
+        let open = open_exits(intersection, self, now.at);
+        let lanes = intersection.lanes().iter().zip(self.by_lane(intersection)).zip(self.queues.iter().copied()).enumerate();
         let moved = lanes.map(|(number, ((lane, detector), queue))| {
             let trusted = detector.filter(|d| is_trusted(d, intersection, now.at));
             let new = trusted.filter(|d| before.is_none_or(|before| d.is_newer_than(before.at)));
             if let Some(seen) = new.and_then(|d| d.waiting()) {
-                return seen;
+                return Queue::of(seen);
             }
             let rate = rate(detector.as_ref(), intersection, usual, now.at);
-            let queue = match before {
-                None => rate * red_for(intersection, now, number).as_secs(),
+            let (mut waiting, mut let_pass) = match before {
+                None => (rate * red_for(intersection, now, number).as_secs(), 0.0),
                 Some(before) => {
-                    let elapsed = now.at.since(before.at);
                     let arrived = match trusted.filter(|d| d.waiting().is_some()) {
                         Some(seen) => seen.arrivals.vehicles().take(seen.age(now.at)).skip(seen.age(before.at)).sum(),
-                        None => rate * elapsed.as_secs(),
+                        None => rate * now.at.since(before.at).as_secs(),
                     };
-                    let counted = new.filter(|d| d.period_ds <= elapsed.tenths()).and_then(|d| d.seen.passed());
-                    (queue + arrived - counted.unwrap_or_else(|| self.could_pass(intersection, number, before, now))).max(0.0)
+                    let present = queue.waiting() + arrived;
+                    let passed = self.could_pass(intersection, number, before, now, &open).min(present);
+                    (present - passed, queue.let_pass() + passed)
                 }
             };
-            let queue = queue.min((lane.length_m.min(DETECTION_RANGE_M) / VEHICLE_SPACING_M).max(1.0));
-            new.map_or(queue, |detector| self.as_the_loop_tells(intersection, (number, queue), &detector, now))
+            if let Some((passed, share)) = new.and_then(|d| Some((d.seen.passed()?, d.seen.share_reported()))).filter(|_| before.is_some())
+            {
+                // What was counted takes the place of what was reckoned for the same time.
+                waiting += share * let_pass - passed;
+                let_pass = 0.0;
+            }
+            let storage = (lane.length_m.min(DETECTION_RANGE_M) / VEHICLE_SPACING_M).max(1.0);
+            waiting = waiting.clamp(0.0, storage);
+            if let Some(detector) = new {
+                waiting = self.as_the_loop_tells(intersection, (number, waiting), &detector, now, &open);
+            }
+            Queue::reckoned(waiting, let_pass)
         });
-        let moved: Vec<f64> = moved.collect();
-        self.set_queues(moved.into_iter());
+        self.queues = moved.collect();
     }
 
     /// The usual rate of a lane, vehicles per second: the mean of those that are seen.
@@ -97,15 +109,15 @@ impl Estimate {
     }
 
     /// Vehicles that a lane can have discharged between two states of the signal.
-    fn could_pass(&self, intersection: &Intersection, lane: usize, before: &SignalState, now: &SignalState) -> f64 {
+    fn could_pass(&self, intersection: &Intersection, lane: usize, before: &SignalState, now: &SignalState, open: &[f64]) -> f64 {
         let greens = greens_between(intersection, before, now);
-        greens.into_iter().map(|(stage, green)| self.flow(intersection, lane, stage) * green.as_secs()).sum()
+        greens.into_iter().map(|(stage, green)| self.flow(intersection, lane, stage, open) * green.as_secs()).sum()
     }
 
     /// Vehicles a second that a lane discharges in a stage while a queue lasts, by what was learnt.
-    fn flow(&self, intersection: &Intersection, lane: usize, stage: usize) -> f64 {
+    fn flow(&self, intersection: &Intersection, lane: usize, stage: usize, open: &[f64]) -> f64 {
         let learnt = served(intersection).zip(self.discharge()).find(|(pair, _)| *pair == (lane, stage));
-        learnt.map_or(0.0, |(_, discharge)| prior_flow(intersection, lane, stage) * discharge.factor())
+        learnt.map_or(0.0, |(_, discharge)| flow_into(intersection, lane, stage, open) * discharge.factor())
     }
 
     /// The queue by what a loop at its head says of it.
@@ -115,22 +127,25 @@ impl Estimate {
         (lane, queue): (usize, f64),
         detector: &DetectorState,
         now: &SignalState,
+        open: &[f64],
     ) -> f64 {
-        match detector.seen.occupancy() {
-            Some(occupancy) if occupancy >= STOOD_UPON => return queue.max(1.0),
-            Some(occupancy) if occupancy <= NOT_TOUCHED => return 0.0,
-            _ => {}
-        }
-        let Phase::Green { stage, since } = now.phase else { return queue };
         let period = Deciseconds::new(detector.period_ds);
+        let (passed, occupancy) = (detector.seen.passed(), detector.seen.occupancy());
+        let least = if occupancy.is_some_and(|occupancy| occupancy >= STOOD_UPON) { 1.0 } else { 0.0 };
+        if occupancy.is_some_and(|occupancy| occupancy * period.as_secs() < TOUCHED_S) && passed.is_none_or(|passed| passed <= 0.0) {
+            return 0.0;
+        }
+        let queue = queue.max(least);
+        let Phase::Green { stage, since } = now.phase else { return queue };
         let gives_way = intersection.stages().get(stage).is_some_and(|stage| {
             let of_lane = |movement: usize| intersection.movements().get(movement).is_some_and(|m| m.from_lane == Some(lane));
             stage.permitted.iter().any(of_lane)
         });
-        let full = self.flow(intersection, lane, stage) * period.as_secs();
-        let discharged = !gives_way && since + START_UP + period <= now.at;
-        match detector.seen.passed().filter(|_| discharged) {
-            Some(passed) if passed < QUEUE_OVER * full => 0.0,
+        let full = self.flow(intersection, lane, stage, open) * period.as_secs();
+        let started = since + if gives_way { GAP } else { START_UP } + period <= now.at;
+        match passed.filter(|_| started && full >= TELLING) {
+            // Who stands there all the same does not get away: more green would be no use to those behind.
+            Some(passed) if passed < QUEUE_OVER * full => queue.min(least),
             Some(passed) if passed >= QUEUE_LASTS * full => queue.max(FOLLOWING),
             _ => queue,
         }
@@ -153,11 +168,11 @@ fn rate(detector: Option<&DetectorState>, intersection: &Intersection, usual: f6
     }
 }
 
-/// How long no movement of a lane has been green.
+/// How long no movement of a lane has been green, at most the longest red.
 fn red_for(intersection: &Intersection, state: &SignalState, lane: usize) -> Deciseconds {
     let of_lane = intersection.movements().iter().zip(&state.red_since).filter(|(m, _)| m.from_lane == Some(lane));
     let red = of_lane.map(|(_, red)| red.unwrap_or(state.at)).max();
-    red.map_or(Deciseconds::ZERO, |since| state.at.since(since))
+    red.map_or(Deciseconds::ZERO, |since| state.at.since(since).min(intersection.red_max()))
 }
 
 /// How long the stage shown before and the stage shown now were green between two states, as far as these tell.
@@ -172,10 +187,9 @@ fn greens_between(intersection: &Intersection, before: &SignalState, now: &Signa
         (Phase::Green { stage, .. }, Phase::Green { stage: next, since: began }) if stage == next && began <= before.at => {
             (stage, Deciseconds::ZERO)
         }
-        (Phase::Green { stage, .. }, Phase::Green { stage: next, since: began }) => {
-            since(stage, before.at, began - intersection.clearance_between(stage, next))
-        }
-        (Phase::Green { stage, .. }, Phase::Clearing { from, until, .. }) => since(stage, before.at, until - intersection.clearance(from)),
+        // Another stage was shown between: nobody knows for how long.
+        (Phase::Green { stage, .. }, Phase::Clearing { from, .. }) if from != stage => (stage, Deciseconds::ZERO),
+        (Phase::Green { stage, .. }, later) => since(stage, before.at, before.ended_before(intersection, later)),
     };
     [ended, shown]
 }

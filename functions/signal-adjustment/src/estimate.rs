@@ -9,7 +9,7 @@ use shared::intersection::{Intersection, Lane};
 use shared::reading::{DetectorReading, Profile};
 use shared::units::{Deciseconds, Timestamp};
 
-use crate::control::{EXIT_FREE_SHARE, prior_flow};
+use crate::control::{EXIT_FREE_SHARE, flow_into};
 
 /// A detector is silent when nothing came for so many of its periods.
 pub const SILENT_AFTER_PERIODS: u32 = 3;
@@ -32,16 +32,22 @@ const ZONE_VEHICLES_MAX: f64 = 110.0;
 /// Shortest headway of a lane, s; a count above it (and a margin for lane changes) is a fault.
 const HEADWAY_MIN_S: f64 = 1.0;
 const VOLUME_MARGIN: f64 = 5.0;
+/// A loop is stood upon if it was occupied for this share of its period: even a slow queue leaves gaps when it moves.
+pub(crate) const STOOD_UPON: f64 = 0.8;
+/// What the loop of an exit tells if it is stood upon and nobody gets over it: so much of the exit may be full.
+const EXIT_STOOD_UPON: f64 = 0.8;
 /// Faster than this is no road traffic, km/h.
 const SPEED_MAX_KMH: f64 = 250.0;
 /// The rate of a lane is that of some cycles: of so many seconds.
 const RATE_S: f64 = 300.0;
 /// What a lane is taken to bring before anything was counted, vehicles per second: 360 an hour.
 pub(crate) const RATE_PRIOR: f64 = 0.1;
-/// Stored resolution: sixteenths of a vehicle, 1/65536 vehicle per second, 1/200 of the time.
-pub(crate) const WAITING_STEPS: f64 = 16.0;
+/// Stored resolution: sixteenths of a vehicle as it was seen and 4096ths as it is reckoned, which may be every second; 1/65536 vehicle
+/// per second; 1/200 of the time.
+const WAITING_STEPS: f64 = 16.0;
+const RECKONED_STEPS: f64 = 4096.0;
 const RATE_STEPS: f64 = 65_536.0;
-const OCCUPANCY_STEPS: f64 = 200.0;
+const SHARE_STEPS: f64 = 200.0;
 
 /// Why a detector has no say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,6 +92,8 @@ pub enum Seen {
         passed_16th: Option<u16>,
         /// For how many 200ths of the period somebody was over it.
         occupied_200th: Option<u8>,
+        /// Which share of the time since its reading before the period is, in 200ths: all of it if none was lost.
+        reported_200th: u8,
     },
 }
 
@@ -95,10 +103,14 @@ impl Seen {
     }
 
     /// Of a loop, if it tells anything.
-    pub(crate) fn by_loop(passed: Option<f64>, occupancy: Option<f64>) -> Self {
+    pub(crate) fn by_loop(passed: Option<f64>, occupancy: Option<f64>, share_reported: f64) -> Self {
+        let share = |share: f64| u8::try_from(quantise(share, SHARE_STEPS)).unwrap_or(u8::MAX);
         let passed_16th = passed.map(|vehicles| quantise(vehicles, WAITING_STEPS));
-        let occupied_200th = occupancy.and_then(|share| u8::try_from(quantise(share, OCCUPANCY_STEPS)).ok());
-        if passed_16th.is_none() && occupied_200th.is_none() { Self::Nothing } else { Self::Loop { passed_16th, occupied_200th } }
+        let occupied_200th = occupancy.map(share);
+        if passed_16th.is_none() && occupied_200th.is_none() {
+            return Self::Nothing;
+        }
+        Self::Loop { passed_16th, occupied_200th, reported_200th: share(share_reported) }
     }
 
     /// Vehicles that a loop counted in the period.
@@ -109,12 +121,50 @@ impl Seen {
         }
     }
 
+    /// Which share of the time since the reading before this one tells of.
+    pub(crate) fn share_reported(self) -> f64 {
+        match self {
+            Self::Loop { reported_200th, .. } => f64::from(reported_200th) / SHARE_STEPS,
+            Self::Nothing | Self::Waiting(_) => 1.0,
+        }
+    }
+
     /// Share of the period in which somebody was over a loop.
     pub(crate) fn occupancy(self) -> Option<f64> {
         match self {
-            Self::Loop { occupied_200th, .. } => occupied_200th.map(|share| f64::from(share) / OCCUPANCY_STEPS),
+            Self::Loop { occupied_200th, .. } => occupied_200th.map(|share| f64::from(share) / SHARE_STEPS),
             Self::Nothing | Self::Waiting(_) => None,
         }
+    }
+}
+
+/// Vehicles that wait on a lane, at the state of the signal to which they were moved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Queue {
+    /// In 4096ths.
+    waiting: u32,
+    /// Those who are reckoned to have left since the detector last counted, in 4096ths.
+    let_pass: u32,
+}
+
+impl Queue {
+    /// As it was seen.
+    pub(crate) fn of(waiting: f64) -> Self {
+        Self::reckoned(waiting, 0.0)
+    }
+
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to the range of u32 first")]
+    pub(crate) fn reckoned(waiting: f64, let_pass: f64) -> Self {
+        let steps = |vehicles: f64| (vehicles * RECKONED_STEPS).round().clamp(0.0, f64::from(u32::MAX)) as u32;
+        Self { waiting: steps(waiting), let_pass: steps(let_pass) }
+    }
+
+    pub(crate) fn waiting(self) -> f64 {
+        f64::from(self.waiting) / RECKONED_STEPS
+    }
+
+    pub(crate) fn let_pass(self) -> f64 {
+        f64::from(self.let_pass) / RECKONED_STEPS
     }
 }
 
@@ -148,6 +198,8 @@ impl DetectorState {
         if self.last.is_some_and(|last| reading.time.as_millis() <= last) {
             return false;
         }
+        let period = reading.period.as_secs();
+        let gap = self.last.map_or(period, |last| reading.time.since(Timestamp::from_millis(last)).as_secs());
         self.last = Some(reading.time.as_millis());
         self.period_ds = reading.period.tenths();
         self.fault = reading.fault.is_some();
@@ -159,13 +211,13 @@ impl DetectorState {
             self.head_stands = false;
             return true;
         }
-        self.seen = waiting(reading).map_or_else(|| Seen::by_loop(reading.volume, reading.occupancy), Seen::waiting);
+        self.seen =
+            waiting(reading).map_or_else(|| Seen::by_loop(reading.volume, reading.occupancy, (period / gap).min(1.0)), Seen::waiting);
         self.head_stands = lane.is_some() && reading.profile.as_ref().is_some_and(Profile::head_stands);
         self.arrivals = lane.map(|lane| Arrivals::of(reading, lane, speed_share)).unwrap_or_default();
         if let Some(volume) = reading.volume {
-            let seconds = reading.period.as_secs();
             let before = self.rate().unwrap_or(RATE_PRIOR);
-            self.set_rate(Some(before + (seconds / RATE_S).min(1.0) * (volume / seconds - before)));
+            self.set_rate(Some(before + (period / RATE_S).min(1.0) * (volume / period - before)));
         }
         true
     }
@@ -339,8 +391,8 @@ pub struct Estimate {
     detectors: Vec<DetectorState>,
     /// For each lane, for each stage that serves it.
     discharge: Vec<Discharge>,
-    /// Vehicles that wait on each lane, in sixteenths, at the state of the signal to which they were moved.
-    queues_16th: Vec<u16>,
+    /// For each lane.
+    pub(crate) queues: Vec<Queue>,
 }
 
 /// Lanes with the stages that serve them, in the order in which their discharge is kept.
@@ -361,13 +413,13 @@ impl Estimate {
         Self {
             detectors: vec![DetectorState::default(); intersection.detectors().count()],
             discharge: vec![Discharge::PRIOR; served(intersection).count()],
-            queues_16th: vec![0; intersection.lanes().len()],
+            queues: vec![Queue::default(); intersection.lanes().len()],
         }
     }
 
     /// From what was stored.
-    pub(crate) const fn from_parts(detectors: Vec<DetectorState>, discharge: Vec<Discharge>, queues_16th: Vec<u16>) -> Self {
-        Self { detectors, discharge, queues_16th }
+    pub(crate) const fn from_parts(detectors: Vec<DetectorState>, discharge: Vec<Discharge>, queues: Vec<Queue>) -> Self {
+        Self { detectors, discharge, queues }
     }
 
     /// What is known of each detector.
@@ -381,17 +433,8 @@ impl Estimate {
     }
 
     /// Vehicles that wait on each lane.
-    pub fn queues(&self) -> impl Iterator<Item = f64> {
-        self.queues_16th.iter().map(|&sixteenths| f64::from(sixteenths) / WAITING_STEPS)
-    }
-
-    /// The queues as they are stored.
-    pub(crate) fn queues_16th(&self) -> &[u16] {
-        &self.queues_16th
-    }
-
-    pub(crate) fn set_queues(&mut self, vehicles: impl Iterator<Item = f64>) {
-        self.queues_16th = vehicles.map(|vehicles| quantise(vehicles, WAITING_STEPS)).collect();
+    pub fn waiting(&self) -> impl Iterator<Item = f64> {
+        self.queues.iter().map(|queue| queue.waiting())
     }
 
     /// Takes over a reading; false if it changes nothing: replayed, late, or of a detector that is not configured. `green` is
@@ -411,7 +454,7 @@ impl Estimate {
             && let Some(number) = served(intersection).position(|pair| pair == (lane, stage))
             && let Some(discharge) = self.discharge.get_mut(number)
         {
-            let prior = prior_flow(intersection, lane, stage);
+            let prior = flow_into(intersection, lane, stage, &[]);
             if prior > 0.0 {
                 discharge.learn(flow / prior);
             }
@@ -436,11 +479,13 @@ impl Estimate {
         if detector.distrust(now, longest_silence(intersection)).is_some() {
             return None;
         }
-        // A loop in an exit is stood upon for as much of the time as the exit is full.
-        detector
-            .waiting()
-            .map(|standing| standing / (exit.length_m.min(DETECTION_RANGE_M) / VEHICLE_SPACING_M).max(1.0))
-            .or(detector.seen.occupancy())
+        let mouth = (exit.length_m.min(DETECTION_RANGE_M) / VEHICLE_SPACING_M).max(1.0);
+        // A loop knows its place alone.
+        let by_loop = |occupancy: f64| {
+            let stands = occupancy >= STOOD_UPON && detector.seen.passed().is_none_or(|passed| passed <= 0.0);
+            if stands { EXIT_STOOD_UPON } else { 0.0 }
+        };
+        detector.waiting().map(|standing| standing / mouth).or_else(|| detector.seen.occupancy().map(by_loop))
     }
 
     /// Takes the say from these detectors, and gives it back to all others.

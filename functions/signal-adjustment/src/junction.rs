@@ -15,7 +15,7 @@ use shared::reading::{DetectorReading, SensorReading, SignalMode};
 use shared::units::{Deciseconds, Timestamp};
 
 use crate::control::{Decision, PLAN_LATENCY, decide};
-use crate::estimate::{DetectorState, Discharge, Estimate};
+use crate::estimate::{DetectorState, Discharge, Estimate, Queue};
 use crate::plan::PlannedStage;
 use crate::signal::{Observation, Phase, SignalState};
 
@@ -324,7 +324,7 @@ pub(crate) struct Stored {
     revision: u64,
     detectors: Vec<DetectorState>,
     discharge: Vec<Discharge>,
-    queues_16th: Vec<u16>,
+    queues: Vec<Queue>,
     before: Option<StoredSignal>,
     in_force: StoredPlan,
     observation: Option<(i64, StoredPhase, u8)>,
@@ -424,7 +424,7 @@ impl Junction {
             revision: self.revision,
             detectors: detectors.collect(),
             discharge: self.estimate.discharge().to_vec(),
-            queues_16th: self.estimate.queues_16th().to_vec(),
+            queues: self.estimate.queues.clone(),
             before: self.before.as_ref().map(|state| StoredSignal {
                 at: near.from(state.at),
                 phase: near.store_phase(state.phase),
@@ -450,7 +450,7 @@ impl Junction {
             layout: stored.layout,
             as_of: Timestamp::from_millis(stored.as_of),
             revision: stored.revision,
-            estimate: Estimate::from_parts(detectors.collect(), stored.discharge, stored.queues_16th),
+            estimate: Estimate::from_parts(detectors.collect(), stored.discharge, stored.queues),
             before: stored.before.map(|state| SignalState {
                 at: near.back(state.at),
                 phase: near.phase(state.phase),

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use shared::ids::{DetectorId, LaneId, MovementId, StageId};
-use shared::intersection::Intersection;
+use shared::intersection::{Intersection, Lane};
 use shared::plan::{DecisionRecord, PlanStage, PublishedPlan};
 use shared::reading::SignalMode;
 use shared::units::{Deciseconds, Timestamp};
 
 use crate::control::Decision;
-use crate::estimate::{Arrivals, DetectorState, Discharge, Estimate, Seen, served};
+use crate::estimate::{Arrivals, DetectorState, Discharge, Estimate, Queue, Seen, served};
 use crate::junction::Inputs;
 use crate::plan::PlannedStage;
 use crate::signal::{Phase, SignalState};
@@ -23,9 +23,9 @@ struct InputsInWords {
     /// Learnt discharge of each lane in each stage, where it is not what the prior says.
     #[serde(default)]
     discharge: BTreeMap<LaneId, BTreeMap<StageId, f64>>,
-    /// Vehicles that wait on each lane, seen or reckoned, where there are any; records from before have none.
+    /// Vehicles that wait on each lane, seen or reckoned, where there are any. Records from before have only what detectors saw.
     #[serde(default)]
-    queues: BTreeMap<LaneId, f64>,
+    queues: Option<BTreeMap<LaneId, f64>>,
     in_force: Vec<PlanStage>,
 }
 
@@ -87,7 +87,7 @@ impl From<DetectorState> for DetectorInWords {
 
 impl From<&DetectorInWords> for DetectorState {
     fn from(words: &DetectorInWords) -> Self {
-        let seen = words.vehicles_waiting.map_or_else(|| Seen::by_loop(words.vehicles_passed, words.occupancy), Seen::waiting);
+        let seen = words.vehicles_waiting.map_or_else(|| Seen::by_loop(words.vehicles_passed, words.occupancy, 1.0), Seen::waiting);
         let mut state = Self {
             last: words.last.map(Timestamp::as_millis),
             period_ds: words.period_s.tenths(),
@@ -190,7 +190,7 @@ fn in_words(intersection: &Intersection, inputs: &Inputs) -> InputsInWords {
     let red = intersection.movements().iter().zip(&inputs.state.red_since);
     let in_force =
         inputs.in_force.iter().filter_map(|entry| Some(PlanStage { stage: stage(entry.stage)?, start: entry.start, green_s: entry.green }));
-    let lanes = intersection.lanes().iter().zip(inputs.estimate.queues());
+    let lanes = intersection.lanes().iter().zip(inputs.estimate.waiting());
     InputsInWords {
         signal: SignalInWords {
             at: inputs.state.at,
@@ -210,7 +210,7 @@ fn in_words(intersection: &Intersection, inputs: &Inputs) -> InputsInWords {
         },
         detectors: intersection.detectors().cloned().zip(inputs.estimate.detectors().iter().map(|&d| d.into())).collect(),
         discharge: discharge_in_words(intersection, &inputs.estimate),
-        queues: lanes.filter(|(_, queue)| *queue > 0.0).map(|(lane, queue)| (lane.id.clone(), queue)).collect(),
+        queues: Some(lanes.filter(|(_, queue)| *queue > 0.0).map(|(lane, queue)| (lane.id.clone(), queue)).collect()),
         in_force: in_force.collect(),
     }
 }
@@ -240,7 +240,12 @@ fn from_words(intersection: &Intersection, words: &InputsInWords) -> Option<Inpu
     let in_force =
         words.in_force.iter().map(|entry| Some(PlannedStage { stage: number(&entry.stage)?, start: entry.start, green: entry.green_s }));
     let mut estimate = Estimate::from_parts(detectors, discharge.collect(), Vec::new());
-    estimate.set_queues(intersection.lanes().iter().map(|lane| words.queues.get(&lane.id).copied().unwrap_or_default()));
+    let lanes = intersection.lanes().iter().zip(estimate.by_lane(intersection));
+    let queue = |(lane, detector): (&Lane, Option<DetectorState>)| match &words.queues {
+        Some(queues) => queues.get(&lane.id).copied(),
+        None => detector.and_then(|detector| detector.waiting()),
+    };
+    estimate.queues = lanes.map(|lane| Queue::of(queue(lane).unwrap_or_default())).collect();
     Some(Inputs {
         estimate,
         state: SignalState { at: signal.at, phase, mode, mode_at: signal.mode_at, red_since },

@@ -262,7 +262,7 @@ impl SignalState {
 
     /// When the green of this state ended, if another phase is shown later: just before that phase if it followed directly.
     /// If there was time for a stage between, nobody knows; then it may have ended at once.
-    fn ended_before(&self, intersection: &Intersection, later: Phase) -> Timestamp {
+    pub(crate) fn ended_before(&self, intersection: &Intersection, later: Phase) -> Timestamp {
         let began = match later {
             Phase::Green { since, .. } => since,
             Phase::Clearing { from, until, .. } => until - intersection.clearance(from),

@@ -424,10 +424,11 @@ fn uses_of(intersection: &Intersection, lane: usize, turn_weight: f64, open: &[f
     uses
 }
 
-/// Vehicles a second that a lane discharges in a stage, where nothing is learnt and its exits are open.
-pub(crate) fn prior_flow(intersection: &Intersection, lane: usize, stage: usize) -> f64 {
+/// Vehicles a second that a lane discharges in a stage, where nothing is learnt; `open` tells which share of it each exit takes, all
+/// of it if it does not say.
+pub(crate) fn flow_into(intersection: &Intersection, lane: usize, stage: usize, open: &[f64]) -> f64 {
     let planner = &intersection.control().planner;
-    let uses = uses_of(intersection, lane, planner.turn_weight, &[]);
+    let uses = uses_of(intersection, lane, planner.turn_weight, open);
     let share = intersection.stages().get(stage).map_or(0.0, |s| share_of(&uses, s.protected, s.permitted, planner));
     share * planner.saturation_flow_vph / 3600.0
 }
@@ -444,7 +445,7 @@ fn share_of(uses: &[Use], protected: MovementSet, permitted: MovementSet, planne
 
 /// Share of its capacity that each exit takes. An exit that standing vehicles fill more and more takes less and less: who enters
 /// it all the same blocks the junction.
-fn open_exits(intersection: &Intersection, estimate: &Estimate, now: Timestamp) -> Vec<f64> {
+pub(crate) fn open_exits(intersection: &Intersection, estimate: &Estimate, now: Timestamp) -> Vec<f64> {
     let open = |exit| {
         let full = estimate.standing_share(intersection, exit, now).unwrap_or(0.0);
         ((1.0 - full) / (1.0 - EXIT_FREE_SHARE)).clamp(EXIT_OPEN_MIN, 1.0)
