@@ -9,6 +9,7 @@ use shared::reading::SensorReading;
 use shared::units::{Deciseconds, Timestamp};
 use shared::wire::parse_reading;
 use signal_adjustment::control::{Decision, Limit};
+use signal_adjustment::estimate::served;
 use signal_adjustment::junction::{Folded, Inputs, Junction};
 use signal_adjustment::record::{decide_again, record};
 use signal_adjustment::signal::Phase;
@@ -454,27 +455,115 @@ fn what_left_while_a_detector_was_silent_waits_no_more_and_what_arrived_does() {
 #[test]
 fn a_queue_is_the_same_whether_the_signal_reports_every_second_or_every_five() {
     let junction = intersection(|_| {});
-    let queue = |every: i64| {
+    // n_0 counts, of s_0 nobody says anything, and all others count nobody: 20 vehicles an hour after a while.
+    let queues = |every: i64| {
         let mut state = Junction::unknown(&junction);
-        let mut queue = 0.0;
-        for seconds in (0..=60).step_by(usize::try_from(every).unwrap()) {
-            let mut readings = match seconds {
-                0..30 => vec![signal("2", 30.0 + f64::from(i32::try_from(seconds).unwrap()), seconds, "adaptive")],
-                _ => vec![signal("0", f64::from(i32::try_from(seconds - 30).unwrap()), seconds, "adaptive")],
-            };
+        let mut queues = Vec::new();
+        for seconds in (0..=900).step_by(usize::try_from(every).unwrap()) {
+            let (stage, since) = if seconds < 870 { ("2", -30) } else { ("0", 870) };
+            let mut readings = vec![signal(stage, f64::from(i32::try_from(seconds - since).unwrap()), seconds, "adaptive")];
             if seconds % 5 == 0 {
-                readings.extend(LANES.iter().filter(|lane| **lane != "s_0").map(|lane| {
-                    let counts = *lane == "n_0";
-                    let measures = if counts { json!({"volume": if seconds > 30 { 2 } else { 0 }}) } else { json!({"queue": 0}) };
-                    detector(lane, seconds, &measures)
-                }));
+                let counts = LANES.iter().filter(|lane| **lane != "s_0");
+                readings.extend(counts.map(|lane| detector(lane, seconds, &json!({"volume": if seconds > 875 { 2 } else { 0 }}))));
             }
             let (inputs, ..) = decide(&mut state, &junction, &readings);
-            queue = queue_on(&inputs, "n_0") + 100.0 * queue_on(&inputs, "s_0");
+            if seconds % 5 == 0 {
+                queues.push((queue_on(&inputs, "n_0"), queue_on(&inputs, "s_0")));
+            }
         }
-        queue
+        queues
     };
-    assert!((queue(1) - queue(5)).abs() < 0.5, "{} {}", queue(1), queue(5));
+    for (step, (fast, slow)) in queues(1).into_iter().zip(queues(5)).enumerate() {
+        assert!((fast.0 - slow.0).abs() < 0.6 && (fast.1 - slow.1).abs() < 0.6, "step {step}: {fast:?} {slow:?}");
+    }
+}
+
+#[test]
+fn whoever_arrives_unseen_is_planned_for_where_nobody_would_tell_of_them() {
+    let junction = intersection(|_| {});
+    let staying = |said: Option<Value>| {
+        let mut readings = step("2", 30.0, 0, [0; 8]);
+        match said {
+            Some(measures) => readings[1] = detector("n_0", 0, &measures),
+            None => drop(readings.remove(1)),
+        }
+        let (inputs, decision, _) = first(&junction, &readings);
+        (queue_on(&inputs, "n_0"), decision.candidates[2].cost)
+    };
+    let ((waiting, unseen), (seen_waiting, seen)) = (staying(None), staying(Some(json!({"queue": RED_S * 0.1}))));
+    assert!((waiting - seen_waiting).abs() < 0.1);
+    assert!(unseen > seen + 1.0, "{unseen} {seen}");
+}
+
+#[test]
+fn of_a_detector_in_alarm_neither_the_queue_nor_the_rate_is_believed() {
+    let junction = intersection(|_| {});
+    let mut state = Junction::unknown(&junction);
+    let mut readings_at = |seconds: i64, state: &mut Junction| {
+        let mut readings = step("2", 30.0, seconds, [0; 8]);
+        readings[1] = detector("n_0", seconds, &json!({"volume": 3}));
+        queue_on(&decide(state, &junction, &readings).0, "n_0")
+    };
+    for seconds in (0..600).step_by(5) {
+        readings_at(seconds, &mut state);
+    }
+    state.set_in_alarm(&junction, &[junction.detectors().next().unwrap().clone()]);
+    let (before, after) = (readings_at(600, &mut state), readings_at(605, &mut state));
+    // Nobody else counts: the prior.
+    assert!((after - before - 0.5).abs() < 0.05, "{before} {after}");
+}
+
+#[test]
+fn after_a_silence_no_more_wait_than_arrive_in_the_longest_red() {
+    let junction = intersection(|_| {});
+    let mut state = Junction::unknown(&junction);
+    decide(&mut state, &junction, &step("2", 30.0, 0, [0; 8]));
+    let mut readings = step("2", 3630.0, 3600, [0; 8]);
+    readings.remove(1);
+    let (inputs, ..) = decide(&mut state, &junction, &readings);
+    let most = 0.1 * junction.red_max().as_secs();
+    assert!((queue_on(&inputs, "n_0") - most).abs() < 0.01, "{} of {most}", queue_on(&inputs, "n_0"));
+}
+
+#[test]
+fn a_stage_is_taken_to_have_served_nobody_if_nobody_knows_when_it_ended() {
+    let junction = intersection(|_| {});
+    let mut state = Junction::unknown(&junction);
+    let mut readings = step("0", 30.0, 0, [9, 0, 0, 0, 0, 0, 0, 0]);
+    let (known, ..) = decide(&mut state, &junction, &readings);
+    assert!((queue_on(&known, "n_0") - 9.0).abs() < f64::EPSILON);
+    // 10 s later stage 1 ends. Stage 0 may have ended at once.
+    readings = step("1", 5.0, 10, [0; 8]);
+    readings.remove(1);
+    readings[0] = reading(&json!({
+        "type": "signal_state", "intersection_id": "J1", "time": at(10), "stage": "1", "stage_elapsed_s": 5.0, "clearing_to": "2",
+        "clearance_remaining_s": 3.0, "mode": "adaptive",
+    }));
+    let (inputs, ..) = decide(&mut state, &junction, &readings);
+    assert!(queue_on(&inputs, "n_0") > 8.9, "{}", queue_on(&inputs, "n_0"));
+}
+
+#[test]
+fn on_a_lane_with_a_turn_that_gives_way_a_pause_is_no_end_of_the_queue() {
+    let junction = intersection(|document| {
+        let movements = document["movements"].as_array_mut().unwrap();
+        movements.iter_mut().find(|m| m["id"] == "n_left").unwrap()["from_lane"] = json!("n_0");
+        document["lanes"].as_array_mut().unwrap().retain(|lane| lane["id"] != "n_1");
+        document["stages"][0]["permitted"] = json!(["n_left"]);
+    });
+    let mut state = Junction::unknown(&junction);
+    let mut queue = |seconds: i64, stage: &str, elapsed: f64, measures: &Value| {
+        let _ = state.fold(&junction, &signal(stage, elapsed, seconds, "adaptive"));
+        for lane in LANES.iter().filter(|lane| **lane != "n_1") {
+            let said = if *lane == "n_0" { measures.clone() } else { json!({"queue": 0}) };
+            let _ = state.fold(&junction, &detector(lane, seconds, &said));
+        }
+        queue_on(&state.decide(&junction).0, "n_0")
+    };
+    queue(0, "2", 30.0, &json!({"queue": 9}));
+    let nobody = json!({"volume": 0});
+    let queues = [(5, 1.0), (10, 6.0), (15, 11.0), (20, 16.0)].map(|(seconds, elapsed)| queue(seconds, "0", elapsed, &nobody));
+    assert!(queues[2] > 9.0 && queues[3] < f64::EPSILON, "{queues:?}");
 }
 
 #[test]
@@ -494,6 +583,47 @@ fn more_green_is_no_use_to_those_who_stand_behind_a_loop_that_nobody_leaves() {
     let steps: Vec<_> = std::iter::once((Some(json!({"queue": 9})), "2", 60.0)).chain((0..5).map(|step| stuck(5 * step))).collect();
     let queues = queues_of_n_0(&steps);
     assert!(queues[1] > 8.0 && (queues[5] - 1.0).abs() < 0.01, "{queues:?}");
+}
+
+/// What is learnt of the discharge of lane `n_0` in stage 0 from steps with this queue and these counts; `exit` vehicles stand in its exit.
+fn learnt(queue: u32, volume: f64, exit: u32, steps: i64) -> f64 {
+    let junction = intersection(|document| {
+        document["exits"][0]["detector_id"] = json!("out");
+        document["timing"]["green_max_s"] = json!(600);
+        document["timing"]["red_max_s"] = json!(3600);
+    });
+    let lane = junction.movements().iter().find(|m| m.to_exit == Some(0)).and_then(|m| m.from_lane).unwrap();
+    let stage = (0..junction.stages().len())
+        .find(|&stage| junction.movements_of(stage).iter().any(|m| junction.movements()[m].from_lane == Some(lane)))
+        .unwrap();
+    let mut state = Junction::unknown(&junction);
+    let mut learnt = 1.0;
+    for number in 0..steps {
+        let seconds = 5 * number;
+        let elapsed = 10.0 + f64::from(i32::try_from(seconds).unwrap());
+        let mut readings = step(junction.stages()[stage].id.as_str(), elapsed, seconds, [0; 8]);
+        let profile = json!({"bin_m": 25, "vehicles": [queue], "moving": [0], "speed_mean_kmh": [null]});
+        readings[1 + lane] = detector(LANES[lane], seconds, &json!({"volume": volume, "profile": profile}));
+        readings.push(detector("out", seconds, &json!({"queue": exit})));
+        let (inputs, ..) = decide(&mut state, &junction, &readings);
+        let number = served(&junction).position(|pair| pair == (lane, stage)).unwrap();
+        learnt = inputs.estimate.discharge()[number].factor();
+    }
+    learnt
+}
+
+#[test]
+fn discharge_is_learnt_within_bounds_from_periods_in_which_a_queue_lasts_and_can_leave() {
+    // The prior is 2.6 vehicles in 5 s.
+    let sample = 3.0 / 5.0 / flow();
+    let once = learnt(12, 3.0, 0, 3);
+    assert!((1.01..1.0 + 0.2 * (sample - 1.0) + 0.01).contains(&once), "{once}");
+    assert!((learnt(12, 3.0, 0, 60) - sample).abs() < 0.02);
+    assert!((learnt(12, 8.0, 0, 60) - 1.5).abs() < 0.02);
+    assert!((learnt(12, 0.0, 0, 60) - 0.5).abs() < 0.02);
+    for (queue, exit) in [(0, 0), (12, 30)] {
+        assert!((learnt(queue, 4.0, exit, 60) - 1.0).abs() < f64::EPSILON, "queue {queue}, exit {exit}");
+    }
 }
 
 #[test]
