@@ -62,11 +62,12 @@ def measure(arguments, python, harness, directory, url):
         controllers += [] if arguments.options else ["fixed", "actuated", "greedy"]
     out = directory / "rows.jsonl"
     options = [option for controller in controllers for option in ("--controller", controller)]
-    with open(directory / "harness.log", "w") as log:
-        subprocess.run(
-            [python, harness, scenarios, *options, "--seeds", arguments.seeds, "--procs", "2", "--out", out],
-            check=True, stdout=log, stderr=log, env=os.environ | environment,
-        )
+    log = directory / "harness.log"
+    with open(log, "w") as output:
+        command = [python, harness, scenarios, *options, "--seeds", arguments.seeds, "--procs", "2", "--out", out]
+        failed = subprocess.run(command, stdout=output, stderr=output, env=os.environ | environment).returncode
+    if failed:
+        sys.exit("the harness failed: " + (log.read_text().strip().splitlines() or ["it said nothing"])[-1])
     return [json.loads(line) for line in out.read_text().splitlines()]
 
 

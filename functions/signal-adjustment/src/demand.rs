@@ -89,10 +89,17 @@ impl Estimate {
             {
                 // What was counted takes the place of what was reckoned for the same time.
                 waiting += share * let_pass - passed;
+            }
+            if detector.is_none_or(|d| d.last.is_none() || before.is_none_or(|before| d.is_newer_than(before.at))) {
+                // The next count covers the time from here on, whether this reading could be used or not.
                 let_pass = 0.0;
             }
-            let storage = (lane.length_m.min(DETECTION_RANGE_M) / VEHICLE_SPACING_M).max(1.0);
-            waiting = waiting.clamp(0.0, storage);
+            let mut most = lane.length_m.min(DETECTION_RANGE_M) / VEHICLE_SPACING_M;
+            if trusted.is_none_or(|d| d.waiting().is_none()) {
+                // A rate and counts drift apart: no more are reckoned to wait than arrive in the longest red.
+                most = most.min(rate * intersection.red_max().as_secs());
+            }
+            waiting = waiting.clamp(0.0, most.max(1.0));
             if let Some(detector) = new {
                 waiting = self.as_the_loop_tells(intersection, (number, waiting), &detector, now, &open);
             }
@@ -132,18 +139,25 @@ impl Estimate {
         let period = Deciseconds::new(detector.period_ds);
         let (passed, occupancy) = (detector.seen.passed(), detector.seen.occupancy());
         let least = if occupancy.is_some_and(|occupancy| occupancy >= STOOD_UPON) { 1.0 } else { 0.0 };
-        if occupancy.is_some_and(|occupancy| occupancy * period.as_secs() < TOUCHED_S) && passed.is_none_or(|passed| passed <= 0.0) {
+        let untouched =
+            occupancy.is_some_and(|occupancy| occupancy * period.as_secs() < TOUCHED_S) && passed.is_none_or(|passed| passed <= 0.0);
+        let shown = match now.phase {
+            Phase::Green { stage, since } => Some((stage, since, self.flow(intersection, lane, stage, open) * period.as_secs())),
+            Phase::Clearing { .. } => None,
+        };
+        // In a short period of a green it may have been between two vehicles.
+        if untouched && shown.is_none_or(|(_, _, full)| full <= 0.0 || full >= TELLING) {
             return 0.0;
         }
         let queue = queue.max(least);
-        let Phase::Green { stage, since } = now.phase else { return queue };
+        let Some((stage, since, full)) = shown else { return queue };
         let gives_way = intersection.stages().get(stage).is_some_and(|stage| {
             let of_lane = |movement: usize| intersection.movements().get(movement).is_some_and(|m| m.from_lane == Some(lane));
             stage.permitted.iter().any(of_lane)
         });
-        let full = self.flow(intersection, lane, stage, open) * period.as_secs();
-        let started = since + if gives_way { GAP } else { START_UP } + period <= now.at;
-        match passed.filter(|_| started && full >= TELLING) {
+        let start_up = if gives_way { GAP } else { START_UP };
+        let moving = since + start_up + period <= now.at;
+        match passed.filter(|_| moving && full >= TELLING) {
             // Who stands there all the same does not get away: more green would be no use to those behind.
             Some(passed) if passed < QUEUE_OVER * full => queue.min(least),
             Some(passed) if passed >= QUEUE_LASTS * full => queue.max(FOLLOWING),
