@@ -143,7 +143,7 @@ impl Seen {
 pub struct Queue {
     /// In 4096ths.
     waiting: u32,
-    /// Those who are reckoned to have left since the detector last counted, in 4096ths.
+    /// Those who are reckoned to have left since the detector last reported, in 4096ths.
     let_pass: u32,
 }
 
@@ -269,7 +269,7 @@ impl DetectorState {
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to the range of u16 first")]
-pub(crate) fn quantise(value: f64, steps: f64) -> u16 {
+fn quantise(value: f64, steps: f64) -> u16 {
     (value * steps).round().clamp(0.0, f64::from(u16::MAX)) as u16
 }
 
