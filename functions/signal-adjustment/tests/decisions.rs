@@ -499,7 +499,7 @@ fn whoever_arrives_unseen_is_planned_for_where_nobody_would_tell_of_them() {
 fn of_a_detector_in_alarm_neither_the_queue_nor_the_rate_is_believed() {
     let junction = intersection(|_| {});
     let mut state = Junction::unknown(&junction);
-    let mut readings_at = |seconds: i64, state: &mut Junction| {
+    let readings_at = |seconds: i64, state: &mut Junction| {
         let mut readings = step("2", 30.0, seconds, [0; 8]);
         readings[1] = detector("n_0", seconds, &json!({"volume": 3}));
         queue_on(&decide(state, &junction, &readings).0, "n_0")
