@@ -826,6 +826,15 @@ fn a_decision_can_be_made_again_from_its_record() {
 }
 
 #[test]
+fn a_record_from_before_queues_were_kept_gives_the_same_decision_where_all_lanes_are_seen() {
+    let junction = intersection(|_| {});
+    let (inputs, decision, plan) = first(&junction, &step("0", 20.0, 0, [3, 1, 4, 1, 5, 9, 2, 6]));
+    let mut written = serde_json::to_value(record(&junction, &inputs, &decision, None, &plan)).unwrap();
+    assert!(written["inputs"].as_object_mut().unwrap().remove("queues").is_some());
+    assert_eq!(decide_again(&junction, &serde_json::from_value(written).unwrap()).unwrap(), decision);
+}
+
+#[test]
 fn a_state_survives_its_bytes_and_a_four_leg_junction_takes_less_than_a_kilobyte() {
     let junction = intersection(|_| {});
     let mut state = Junction::unknown(&junction);
