@@ -106,13 +106,12 @@ fn distrusted(intersection: &Intersection, estimate: &Estimate, state: &SignalSt
 /// The first stage that serves lanes but has no trusted detector on any of them.
 fn blind_stage<'i>(intersection: &'i Intersection, estimate: &Estimate, state: &SignalState) -> Option<&'i str> {
     let lanes = estimate.by_lane(intersection);
-    let longest = longest_silence(intersection);
     let blind = intersection.stages().iter().find(|stage| {
         let served = stage.movements().iter().filter_map(|m| intersection.movements().get(m)?.from_lane);
         let (mut any, mut trusted) = (false, false);
         for lane in served {
             any = true;
-            trusted |= lanes.get(lane).copied().flatten().is_some_and(|d| d.distrust(state.at, longest).is_none());
+            trusted |= lanes.get(lane).copied().flatten().is_some_and(|d| d.is_trusted(intersection, state.at));
         }
         any && !trusted
     });

@@ -4,13 +4,14 @@
 //! leaves is counted, and whether anybody is left the loop shows. A lane that nobody sees, because it has no detector or none that can be
 //! trusted, has to be served all the same: its vehicles arrive as on the lanes that are seen, and leave as the model says.
 
+use serde::{Deserialize, Serialize};
 use shared::intersection::Intersection;
 use shared::units::{Deciseconds, Timestamp};
 
 use crate::control::{flow_into, open_exits};
 use crate::estimate::{
-    Arrivals, DETECTION_RANGE_M, DetectorState, Distrust, Estimate, Queue, RATE_PRIOR, STOOD_UPON, Seen, VEHICLE_SPACING_M,
-    longest_silence, served,
+    Arrivals, DETECTION_RANGE_M, DetectorState, Distrust, Estimate, RATE_PRIOR, STOOD_UPON, Seen, VEHICLE_SPACING_M, longest_silence,
+    served,
 };
 use crate::signal::{Phase, SignalState};
 
@@ -25,8 +26,40 @@ const FOLLOWING: f64 = 2.0;
 /// A period in which fewer could pass says nothing of a queue.
 const TELLING: f64 = 2.0;
 /// By then the first vehicles of a queue pass at full flow; those that give way may wait longer for a gap.
-const START_UP: Deciseconds = Deciseconds::from_secs(2);
+pub(crate) const START_UP: Deciseconds = Deciseconds::from_secs(2);
 const GAP: Deciseconds = Deciseconds::from_secs(10);
+/// Stored resolution: 4096ths of a vehicle, as what arrives in a second may be added up.
+const QUEUE_STEPS: f64 = 4096.0;
+
+/// Vehicles that wait on a lane, at the state of the signal to which they were moved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Queue {
+    /// In 4096ths.
+    waiting: u32,
+    /// Those who are reckoned to have left since the detector last reported, in 4096ths.
+    let_pass: u32,
+}
+
+impl Queue {
+    /// As it was seen.
+    pub(crate) fn of(waiting: f64) -> Self {
+        Self::reckoned(waiting, 0.0)
+    }
+
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to the range of u32 first")]
+    pub(crate) fn reckoned(waiting: f64, let_pass: f64) -> Self {
+        let steps = |vehicles: f64| (vehicles * QUEUE_STEPS).round().clamp(0.0, f64::from(u32::MAX)) as u32;
+        Self { waiting: steps(waiting), let_pass: steps(let_pass) }
+    }
+
+    pub(crate) fn waiting(self) -> f64 {
+        f64::from(self.waiting) / QUEUE_STEPS
+    }
+
+    pub(crate) fn let_pass(self) -> f64 {
+        f64::from(self.let_pass) / QUEUE_STEPS
+    }
+}
 
 /// What is known of one lane, moved to now.
 pub(crate) struct LaneDemand {
@@ -52,7 +85,7 @@ impl Estimate {
         let usual = self.usual_rate(intersection, now);
         let lanes = self.by_lane(intersection).into_iter().zip(self.waiting());
         lanes
-            .map(|(detector, queue)| match detector.filter(|d| d.seen != Seen::Nothing && is_trusted(d, intersection, now)) {
+            .map(|(detector, queue)| match detector.filter(|d| d.seen != Seen::Nothing && d.is_trusted(intersection, now)) {
                 // A loop sees nobody arrive either, but it will tell of who did before long.
                 Some(detector) => LaneDemand { queue, seen: detector.arrivals, age: detector.age(now), unseen: 0.0 },
                 None => LaneDemand { queue, seen: Arrivals::default(), age: 0, unseen: rate(detector.as_ref(), intersection, usual, now) },
@@ -67,7 +100,7 @@ impl Estimate {
         let open = open_exits(intersection, self, now.at);
         let lanes = intersection.lanes().iter().zip(self.by_lane(intersection)).zip(self.queues.iter().copied()).enumerate();
         let moved = lanes.map(|(number, ((lane, detector), queue))| {
-            let trusted = detector.filter(|d| is_trusted(d, intersection, now.at));
+            let trusted = detector.filter(|d| d.is_trusted(intersection, now.at));
             let new = trusted.filter(|d| before.is_none_or(|before| d.is_newer_than(before.at)));
             if let Some(seen) = new.and_then(|d| d.waiting()) {
                 return Queue::of(seen);
@@ -110,7 +143,7 @@ impl Estimate {
 
     /// The usual rate of a lane, vehicles per second: the mean of those that are seen.
     fn usual_rate(&self, intersection: &Intersection, now: Timestamp) -> f64 {
-        let seen = self.by_lane(intersection).into_iter().flatten().filter(|d| is_trusted(d, intersection, now));
+        let seen = self.by_lane(intersection).into_iter().flatten().filter(|d| d.is_trusted(intersection, now));
         let (sum, count) = seen.filter_map(|d| d.rate()).fold((0.0, 0.0), |(sum, count), rate| (sum + rate, count + 1.0));
         if count > 0.0 { sum / count } else { RATE_PRIOR }
     }
@@ -164,10 +197,6 @@ impl Estimate {
             _ => queue,
         }
     }
-}
-
-fn is_trusted(detector: &DetectorState, intersection: &Intersection, now: Timestamp) -> bool {
-    detector.distrust(now, longest_silence(intersection)).is_none()
 }
 
 /// Vehicles a second that arrive at a lane on which nobody sees them. Of a detector that is not to be trusted any more the rate before

@@ -10,6 +10,7 @@ use shared::reading::{DetectorReading, Profile};
 use shared::units::{Deciseconds, Timestamp};
 
 use crate::control::{EXIT_FREE_SHARE, flow_into};
+use crate::demand::Queue;
 
 /// A detector is silent when nothing came for so many of its periods.
 pub const SILENT_AFTER_PERIODS: u32 = 3;
@@ -42,10 +43,8 @@ const SPEED_MAX_KMH: f64 = 250.0;
 const RATE_S: f64 = 300.0;
 /// What a lane is taken to bring before anything was counted, vehicles per second: 360 an hour.
 pub(crate) const RATE_PRIOR: f64 = 0.1;
-/// Stored resolution: sixteenths of a vehicle as it was seen and 4096ths as it is reckoned, which may be every second; 1/65536 vehicle
-/// per second; 1/200 of the time.
+/// Stored resolution: sixteenths of a vehicle, 1/65536 vehicle per second, 1/200 of the time.
 const WAITING_STEPS: f64 = 16.0;
-const RECKONED_STEPS: f64 = 4096.0;
 const RATE_STEPS: f64 = 65_536.0;
 const SHARE_STEPS: f64 = 200.0;
 
@@ -138,36 +137,6 @@ impl Seen {
     }
 }
 
-/// Vehicles that wait on a lane, at the state of the signal to which they were moved.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Queue {
-    /// In 4096ths.
-    waiting: u32,
-    /// Those who are reckoned to have left since the detector last reported, in 4096ths.
-    let_pass: u32,
-}
-
-impl Queue {
-    /// As it was seen.
-    pub(crate) fn of(waiting: f64) -> Self {
-        Self::reckoned(waiting, 0.0)
-    }
-
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to the range of u32 first")]
-    pub(crate) fn reckoned(waiting: f64, let_pass: f64) -> Self {
-        let steps = |vehicles: f64| (vehicles * RECKONED_STEPS).round().clamp(0.0, f64::from(u32::MAX)) as u32;
-        Self { waiting: steps(waiting), let_pass: steps(let_pass) }
-    }
-
-    pub(crate) fn waiting(self) -> f64 {
-        f64::from(self.waiting) / RECKONED_STEPS
-    }
-
-    pub(crate) fn let_pass(self) -> f64 {
-        f64::from(self.let_pass) / RECKONED_STEPS
-    }
-}
-
 /// What is known of one detector.
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, that the device or maintenance tells")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -238,6 +207,11 @@ impl DetectorState {
         } else {
             None
         }
+    }
+
+    /// Whether it has a say at this instant.
+    pub(crate) fn is_trusted(&self, intersection: &Intersection, now: Timestamp) -> bool {
+        self.distrust(now, longest_silence(intersection)).is_none()
     }
 
     /// Vehicles that wait or are about to; none if it does not see them.
@@ -476,7 +450,7 @@ impl Estimate {
         let lanes = intersection.lanes().iter().filter(|l| l.detector_id.is_some()).count();
         let exit = intersection.exits().get(exit).filter(|e| e.detector_id.is_some())?;
         let detector = self.detectors.get(lanes + before)?;
-        if detector.distrust(now, longest_silence(intersection)).is_some() {
+        if !detector.is_trusted(intersection, now) {
             return None;
         }
         let mouth = (exit.length_m.min(DETECTION_RANGE_M) / VEHICLE_SPACING_M).max(1.0);

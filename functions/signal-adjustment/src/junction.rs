@@ -15,7 +15,8 @@ use shared::reading::{DetectorReading, SensorReading, SignalMode};
 use shared::units::{Deciseconds, Timestamp};
 
 use crate::control::{Decision, PLAN_LATENCY, decide};
-use crate::estimate::{DetectorState, Discharge, Estimate, Queue};
+use crate::demand::{Queue, START_UP};
+use crate::estimate::{DetectorState, Discharge, Estimate};
 use crate::plan::PlannedStage;
 use crate::signal::{Observation, Phase, SignalState};
 
@@ -168,7 +169,6 @@ impl Junction {
     /// The stage that was green, past its start-up, during the whole period of a reading, by the signal before the newest step
     /// and the plan in force.
     fn green_throughout(&self, intersection: &Intersection, reading: &DetectorReading) -> Option<usize> {
-        const START_UP: Deciseconds = Deciseconds::from_secs(2);
         let before = self.before.as_ref()?;
         let Phase::Green { stage, since } = before.phase else { return None };
         let running = self.followed(intersection).iter().rev().find(|entry| entry.start <= before.at)?;

@@ -11,7 +11,8 @@ use shared::reading::SignalMode;
 use shared::units::{Deciseconds, Timestamp};
 
 use crate::control::Decision;
-use crate::estimate::{Arrivals, DetectorState, Discharge, Estimate, Queue, Seen, served};
+use crate::demand::Queue;
+use crate::estimate::{Arrivals, DetectorState, Discharge, Estimate, Seen, served};
 use crate::junction::Inputs;
 use crate::plan::PlannedStage;
 use crate::signal::{Phase, SignalState};

@@ -10,7 +10,7 @@ use super::Limit;
 use super::model::{Model, seconds_up};
 use super::schedule::{Schedule, Wish};
 use super::search::{Found, Greens, Start, search};
-use crate::estimate::{Estimate, longest_silence};
+use crate::estimate::Estimate;
 use crate::plan::{PlannedStage, SafetyViolation, SignalPlan};
 use crate::signal::{Phase, SignalState};
 
@@ -97,10 +97,9 @@ fn stuck_turns(intersection: &Intersection, estimate: &Estimate, state: &SignalS
         return MovementSet::default();
     };
     let lanes = estimate.by_lane(intersection);
-    let longest = longest_silence(intersection);
     let stands = |lane: usize| {
         let detector = lanes.get(lane).copied().flatten();
-        detector.is_some_and(|detector| detector.head_stands && detector.distrust(state.at, longest).is_none())
+        detector.is_some_and(|detector| detector.head_stands && detector.is_trusted(intersection, state.at))
     };
     let stuck = running.permitted.iter().filter(|&movement| {
         let lane = intersection.movements().get(movement).and_then(|m| m.from_lane);
