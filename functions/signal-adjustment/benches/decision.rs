@@ -8,7 +8,8 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use serde_json::{Value, json};
 use shared::intersection::Intersection;
 use shared::units::Timestamp;
-use signal_adjustment::junction::{Inputs, Junction};
+use signal_adjustment::control::Inputs;
+use signal_adjustment::junction::Junction;
 
 /// Each stage serves an equal share of the lanes; every lane has a through and a right turn, and two streams of vehicles.
 fn junction(stages: usize, lanes: usize) -> Option<(Intersection, Inputs)> {

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use shared::intersection::{ControlMode, Intersection};
 use shared::plan::{Candidate, DistrustedDetector, PlanSource, Reason};
 use shared::reading::SignalMode;
+use shared::units::Deciseconds;
 
 pub(crate) use self::model::{EXIT_FREE_SHARE, flow_into, open_exits};
 pub(crate) use self::schedule::PLAN_LATENCY;
@@ -63,33 +64,46 @@ impl Limit {
     }
 }
 
-/// Decides the plan that begins at `state.at`.
-///
-/// `in_force` are the stages of the plan that the controller follows until the new one arrives.
-pub fn decide(intersection: &Intersection, estimate: &Estimate, state: &SignalState, in_force: &[PlannedStage]) -> Decision {
-    let distrusted = distrusted(intersection, estimate, state);
-    let control = intersection.control();
-    let fixed = |code: &str, text: String| {
-        let plan = time_of_day::plan(intersection, state, in_force);
-        let reason = Reason { code: code.into(), text };
-        Decision { plan, source: PlanSource::TimeOfDay, reason, candidates: vec![], limits: vec![], distrusted: distrusted.clone() }
-    };
-    if control.mode == ControlMode::TimeOfDay {
-        return fixed("time_of_day_mode", "The intersection is configured to run its time-of-day plan.".into());
+/// Everything that a decision rests on, besides the configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Inputs {
+    /// What the detectors say.
+    pub estimate: Estimate,
+    /// What the signal shows.
+    pub state: SignalState,
+    /// What the controller follows until the new plan arrives.
+    pub in_force: Vec<PlannedStage>,
+    /// How long that takes.
+    pub latency: Deciseconds,
+}
+
+impl Inputs {
+    /// Decides the plan that begins at `state.at`; the same inputs give the same decision.
+    pub fn decide(&self, intersection: &Intersection) -> Decision {
+        let distrusted = distrusted(intersection, &self.estimate, &self.state);
+        let control = intersection.control();
+        let fixed = |code: &str, text: String| {
+            let plan = time_of_day::plan(intersection, &self.state, &self.in_force);
+            let reason = Reason { code: code.into(), text };
+            Decision { plan, source: PlanSource::TimeOfDay, reason, candidates: vec![], limits: vec![], distrusted: distrusted.clone() }
+        };
+        if control.mode == ControlMode::TimeOfDay {
+            return fixed("time_of_day_mode", "The intersection is configured to run its time-of-day plan.".into());
+        }
+        match self.state.mode {
+            SignalMode::Flash => return fixed("controller_flash", "The controller flashes.".into()),
+            SignalMode::Preempted => return fixed("controller_preempted", "The controller is preempted.".into()),
+            SignalMode::Manual => return fixed("controller_manual", "The signal is run by hand.".into()),
+            SignalMode::Adaptive | SignalMode::TimeOfDay => {}
+        }
+        if let Some(stage) = blind_stage(intersection, &self.estimate, &self.state) {
+            let text = format!("Stage {stage} has no trusted detector left.");
+            return fixed("no_trusted_detector", text);
+        }
+        let source = if control.mode == ControlMode::Shadow { PlanSource::Shadow } else { PlanSource::Adaptive };
+        let choice = planner::choose(intersection, self);
+        Decision { plan: choice.plan, source, reason: choice.reason, candidates: choice.candidates, limits: choice.limits, distrusted }
     }
-    match state.mode {
-        SignalMode::Flash => return fixed("controller_flash", "The controller flashes.".into()),
-        SignalMode::Preempted => return fixed("controller_preempted", "The controller is preempted.".into()),
-        SignalMode::Manual => return fixed("controller_manual", "The signal is run by hand.".into()),
-        SignalMode::Adaptive | SignalMode::TimeOfDay => {}
-    }
-    if let Some(stage) = blind_stage(intersection, estimate, state) {
-        let text = format!("Stage {stage} has no trusted detector left.");
-        return fixed("no_trusted_detector", text);
-    }
-    let source = if control.mode == ControlMode::Shadow { PlanSource::Shadow } else { PlanSource::Adaptive };
-    let choice = planner::choose(intersection, estimate, state, in_force);
-    Decision { plan: choice.plan, source, reason: choice.reason, candidates: choice.candidates, limits: choice.limits, distrusted }
 }
 
 fn distrusted(intersection: &Intersection, estimate: &Estimate, state: &SignalState) -> Vec<DistrustedDetector> {

@@ -14,9 +14,10 @@ use shared::plan::{PlanStage, PublishedPlan, Reason};
 use shared::reading::{DetectorReading, SensorReading, SignalMode};
 use shared::units::{Deciseconds, Timestamp};
 
-use crate::control::{Decision, PLAN_LATENCY, decide};
+use crate::control::{Decision, Inputs, PLAN_LATENCY};
 use crate::demand::{Queue, START_UP};
 use crate::estimate::{DetectorState, Discharge, Estimate};
+use crate::latency::{Asked, learn};
 use crate::plan::PlannedStage;
 use crate::signal::{Observation, Phase, SignalState};
 
@@ -41,6 +42,8 @@ pub struct Junction {
     /// Event time of the newest reading of the newest step.
     as_of: Timestamp,
     estimate: Estimate,
+    /// How long plans take to reach the controller, learnt before the newest step.
+    latency: Deciseconds,
     /// The signal before the newest step.
     before: Option<SignalState>,
     /// The plan in force before the newest step.
@@ -73,7 +76,7 @@ impl<'r> Bearing<'r> {
 }
 
 /// Number of the stored form: what another version stored is another layout, of which only time and revision are known.
-const FORMAT: u64 = 3;
+const FORMAT: u64 = 4;
 
 fn layout_of(intersection: &Intersection) -> u64 {
     intersection.layout() ^ FORMAT
@@ -88,6 +91,8 @@ const fn second(at: Timestamp) -> i64 {
 #[derive(Clone, Debug, Default, PartialEq)]
 struct InForce {
     stages: Vec<PlannedStage>,
+    /// The first change, with the plan that asked for it first.
+    asked: Option<Asked>,
     valid_until: Timestamp,
 }
 
@@ -98,6 +103,7 @@ impl Junction {
             layout: layout_of(intersection),
             as_of: Timestamp::from_millis(i64::MIN),
             estimate: Estimate::unknown(intersection),
+            latency: Deciseconds::ZERO,
             before: None,
             in_force: InForce::default(),
             observation: None,
@@ -180,6 +186,7 @@ impl Junction {
         if self.as_of > Timestamp::from_millis(i64::MIN) {
             let state = self.signal(intersection);
             self.estimate.advance(intersection, self.before.as_ref(), &state);
+            self.latency = self.latency_by(intersection, &state);
             self.before = Some(state);
         }
         self.in_force = std::mem::take(&mut self.decided);
@@ -242,6 +249,13 @@ impl Junction {
         state
     }
 
+    /// How long plans take to reach the controller, by what the signal shows at the newest step.
+    fn latency_by(&self, intersection: &Intersection, state: &SignalState) -> Deciseconds {
+        let adaptive = self.observation.is_some_and(|seen| seen.mode == SignalMode::Adaptive);
+        let asked = self.in_force.asked.filter(|_| adaptive && !self.followed(intersection).is_empty());
+        learn(self.latency, asked, state.phase)
+    }
+
     /// When the running green began by what the controller reported before and by its newest report, if the two contradict each other.
     pub fn contradiction(&self, known: &SignalState) -> Option<(Timestamp, Timestamp)> {
         self.observation.and_then(|seen| known.contradicts(seen))
@@ -252,7 +266,8 @@ impl Junction {
         let state = self.signal(intersection);
         let mut estimate = self.estimate.clone();
         estimate.advance(intersection, self.before.as_ref(), &state);
-        Inputs { estimate, state, in_force: self.followed(intersection).to_vec() }
+        let latency = self.latency_by(intersection, &state);
+        Inputs { estimate, state, in_force: self.followed(intersection).to_vec(), latency }
     }
 
     /// Decides on the newest step. The plan is none if nothing safe could be planned.
@@ -263,7 +278,8 @@ impl Junction {
             if plan.stages() != self.newest_stages() {
                 self.revision += 1;
             }
-            self.decided = InForce { stages: plan.stages().to_vec(), valid_until: plan.valid_until() };
+            let asked = Asked::by(plan.stages(), inputs.state.at, self.in_force.asked);
+            self.decided = InForce { stages: plan.stages().to_vec(), asked, valid_until: plan.valid_until() };
             publish(intersection, (self.revision, self.as_of), plan, &decision)
         });
         if plan.is_none() {
@@ -298,24 +314,6 @@ fn publish(
     }
 }
 
-/// Everything that a decision rests on, besides the configuration.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Inputs {
-    /// What the detectors say.
-    pub estimate: Estimate,
-    /// What the signal shows.
-    pub state: SignalState,
-    /// What the controller follows until the new plan arrives.
-    pub in_force: Vec<PlannedStage>,
-}
-
-impl Inputs {
-    /// Decides; the same inputs give the same decision.
-    pub fn decide(&self, intersection: &Intersection) -> Decision {
-        decide(intersection, &self.estimate, &self.state, &self.in_force)
-    }
-}
-
 /// The stored form: instants as milliseconds from the newest step, so that a junction fits into one kilobyte.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Stored {
@@ -325,6 +323,7 @@ pub(crate) struct Stored {
     detectors: Vec<DetectorState>,
     discharge: Vec<Discharge>,
     queues: Vec<Queue>,
+    latency_ds: u8,
     before: Option<StoredSignal>,
     in_force: StoredPlan,
     observation: Option<(i64, StoredPhase, u8)>,
@@ -349,6 +348,7 @@ enum StoredPhase {
 #[derive(Serialize, Deserialize)]
 struct StoredPlan {
     stages: Vec<(u8, i64, u32)>,
+    asked: Option<(u16, i64, u8)>,
     valid_until: i64,
 }
 
@@ -389,7 +389,8 @@ impl Near {
 
     fn store_plan(self, plan: &InForce) -> StoredPlan {
         let stages = plan.stages.iter().map(|s| (u8::try_from(s.stage).unwrap_or(u8::MAX), self.from(s.start), s.green.tenths()));
-        StoredPlan { stages: stages.collect(), valid_until: self.from(plan.valid_until) }
+        let asked = plan.asked.map(|a| (a.due_in_ds, self.from(a.start), u8::try_from(a.stage).unwrap_or(u8::MAX)));
+        StoredPlan { stages: stages.collect(), asked, valid_until: self.from(plan.valid_until) }
     }
 
     fn plan(self, stored: &StoredPlan) -> InForce {
@@ -398,7 +399,8 @@ impl Near {
             start: self.back(start),
             green: Deciseconds::new(green),
         });
-        InForce { stages: stages.collect(), valid_until: self.back(stored.valid_until) }
+        let asked = stored.asked.map(|(due_in_ds, start, stage)| Asked { due_in_ds, start: self.back(start), stage: usize::from(stage) });
+        InForce { stages: stages.collect(), asked, valid_until: self.back(stored.valid_until) }
     }
 }
 
@@ -425,6 +427,7 @@ impl Junction {
             detectors: detectors.collect(),
             discharge: self.estimate.discharge().to_vec(),
             queues: self.estimate.queues.clone(),
+            latency_ds: u8::try_from(self.latency.tenths()).unwrap_or(u8::MAX),
             before: self.before.as_ref().map(|state| StoredSignal {
                 at: near.from(state.at),
                 phase: near.store_phase(state.phase),
@@ -451,6 +454,7 @@ impl Junction {
             as_of: Timestamp::from_millis(stored.as_of),
             revision: stored.revision,
             estimate: Estimate::from_parts(detectors.collect(), stored.discharge, stored.queues),
+            latency: Deciseconds::new(u32::from(stored.latency_ds)),
             before: stored.before.map(|state| SignalState {
                 at: near.back(state.at),
                 phase: near.phase(state.phase),

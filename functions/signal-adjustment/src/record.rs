@@ -10,10 +10,9 @@ use shared::plan::{DecisionRecord, PlanStage, PublishedPlan};
 use shared::reading::SignalMode;
 use shared::units::{Deciseconds, Timestamp};
 
-use crate::control::Decision;
+use crate::control::{Decision, Inputs};
 use crate::demand::Queue;
 use crate::estimate::{Arrivals, DetectorState, Discharge, Estimate, Seen, served};
-use crate::junction::Inputs;
 use crate::plan::PlannedStage;
 use crate::signal::{Phase, SignalState};
 
@@ -28,6 +27,9 @@ struct InputsInWords {
     #[serde(default)]
     queues: Option<BTreeMap<LaneId, f64>>,
     in_force: Vec<PlanStage>,
+    /// How long the plan takes to reach the controller; records from before do not say.
+    #[serde(default)]
+    plan_latency_s: Deciseconds,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -213,6 +215,7 @@ fn in_words(intersection: &Intersection, inputs: &Inputs) -> InputsInWords {
         discharge: discharge_in_words(intersection, &inputs.estimate),
         queues: Some(lanes.filter(|(_, queue)| *queue > 0.0).map(|(lane, queue)| (lane.id.clone(), queue)).collect()),
         in_force: in_force.collect(),
+        plan_latency_s: inputs.latency,
     }
 }
 
@@ -251,5 +254,6 @@ fn from_words(intersection: &Intersection, words: &InputsInWords) -> Option<Inpu
         estimate,
         state: SignalState { at: signal.at, phase, mode, mode_at: signal.mode_at, red_since },
         in_force: in_force.collect::<Option<Vec<_>>>()?,
+        latency: words.plan_latency_s,
     })
 }

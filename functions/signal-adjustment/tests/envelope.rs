@@ -13,7 +13,7 @@ use shared::ids::{DetectorId, IntersectionId, StageId};
 use shared::intersection::Intersection;
 use shared::reading::{DetectorFault, DetectorReading, Profile, SensorReading, SignalMode, SignalStateReading};
 use shared::units::{Deciseconds, Timestamp};
-use signal_adjustment::control::decide;
+use signal_adjustment::control::Inputs;
 use signal_adjustment::estimate::Estimate;
 use signal_adjustment::junction::{Folded, Junction};
 use signal_adjustment::plan::{PlannedStage, SafetyViolation, SignalPlan};
@@ -115,11 +115,14 @@ fn report(intersection: &Intersection, cabinet: &Cabinet<'_>, now: i64, (skew, e
 #[derive(Clone, Copy)]
 struct Pace {
     latency: i64,
+    /// So much less at times, drawn from what the second detector says.
+    jitter: i64,
     cycle: i64,
 }
 
-const IDEAL: Pace = Pace { latency: 0, cycle: 1 };
-const SLOW: Pace = Pace { latency: 20, cycle: 10 };
+const IDEAL: Pace = Pace { latency: 0, jitter: 0, cycle: 1 };
+const SLOW: Pace = Pace { latency: 20, jitter: 0, cycle: 10 };
+const UNSTEADY: Pace = Pace { latency: 20, jitter: 20, cycle: 10 };
 
 /// Runs steps against a cabinet.
 ///
@@ -168,7 +171,10 @@ fn run_with<'i>(intersection: &'i Intersection, steps: &[Step], pace: Pace, elap
         if news {
             decided_at = now;
             match junction.decide(intersection).1.plan {
-                Ok(plan) => coming.push_back((now + pace.latency, plan.stages().to_vec())),
+                Ok(plan) => {
+                    let earlier = i64::from(step.detectors[1]) % (pace.jitter + 1);
+                    coming.push_back((now + pace.latency - earlier, plan.stages().to_vec()));
+                }
                 Err(violation) => cabinet.broken.push(format!("at {now} no plan was found: {violation}")),
             }
         }
@@ -206,8 +212,10 @@ proptest! {
         intersection in any_roomy_intersection(),
         steps in proptest::collection::vec(any_step(true), 1..60),
     ) {
-        let cabinet = run(&intersection, &steps, SLOW);
-        prop_assert!(cabinet.broken.is_empty(), "{:#?}\n{:#}", cabinet.broken, intersection.document());
+        for pace in [SLOW, UNSTEADY] {
+            let cabinet = run(&intersection, &steps, pace);
+            prop_assert!(cabinet.broken.is_empty(), "{:#?}\n{:#}", cabinet.broken, intersection.document());
+        }
     }
 
     #[test]
@@ -239,10 +247,11 @@ proptest! {
         reds in proptest::collection::vec(0_i64..20_000, 9),
         said in proptest::collection::vec(any::<u8>(), 9),
         mode in prop_oneof![4 => Just(SignalMode::Adaptive), 1 => Just(SignalMode::Flash)],
+        latency in (0_u32..=30).prop_map(Deciseconds::new),
     ) {
-        let (state, estimate) = situation(&intersection, (stage, to, clearing, green_for), &reds, &said, mode);
-        let decision = decide(&intersection, &estimate, &state, &[]);
-        prop_assert!(decision.plan.is_ok(), "{:?}\n{state:?}\n{:#}", decision.plan, intersection.document());
+        let inputs = Inputs { latency, ..situation(&intersection, (stage, to, clearing, green_for), &reds, &said, mode) };
+        let decision = inputs.decide(&intersection);
+        prop_assert!(decision.plan.is_ok(), "{:?}\n{:?}\n{:#}", decision.plan, inputs.state, intersection.document());
     }
 
     #[test]
@@ -285,8 +294,9 @@ proptest! {
         by in 1_u32..50,
     ) {
         let situation_of = (stage, stage, None, 0);
-        let (state, estimate) = situation(&intersection, situation_of, &reds, &said, SignalMode::Adaptive);
-        let plan = decide(&intersection, &estimate, &state, &[]).plan.unwrap();
+        let inputs = situation(&intersection, situation_of, &reds, &said, SignalMode::Adaptive);
+        let plan = inputs.decide(&intersection).plan.unwrap();
+        let state = inputs.state;
         prop_assert_eq!(SignalPlan::new(&intersection, &state, plan.stages().to_vec()), Ok(plan.clone()));
         let mut stages = plan.stages().to_vec();
         let i = entry.index(stages.len());
@@ -318,7 +328,7 @@ proptest! {
         reds in proptest::collection::vec(0_i64..600, 9),
     ) {
         let first = entries[0].0;
-        let (state, _) = situation(&intersection, (first, first, None, 0), &reds, &[], SignalMode::Adaptive);
+        let state = situation(&intersection, (first, first, None, 0), &reds, &[], SignalMode::Adaptive).state;
         let kept = |state: &SignalState| {
             let red = |since: &Option<Timestamp>| since.is_none_or(|since| state.at.since(since) < intersection.red_max());
             state.red_since.iter().all(red)
@@ -364,7 +374,12 @@ fn soak(seconds: u64, seed: u64, seeds: u64) {
             (intersection, proptest::collection::vec(any_step(late), steps)).new_tree(&mut runner).unwrap().current()
         };
         let (intersection, steps) = drawn(300..400_usize);
-        let cabinet = run(&intersection, &steps, if late { SLOW } else { IDEAL });
+        let pace = match number % 4 {
+            1 => SLOW,
+            3 => UNSTEADY,
+            _ => IDEAL,
+        };
+        let cabinet = run(&intersection, &steps, pace);
         assert!(cabinet.broken.is_empty(), "junction {number}: {:#?}\n{:#}", cabinet.broken, intersection.document());
         done += cabinet.seconds;
         number += seeds;
@@ -409,7 +424,7 @@ fn situation(
     reds: &[i64],
     said: &[u8],
     mode: SignalMode,
-) -> (SignalState, Estimate) {
+) -> Inputs {
     let count = intersection.stages().len();
     let (stage, to) = (stage.index(count), to.index(count));
     let phase = match clearing {
@@ -427,5 +442,5 @@ fn situation(
             let _ = estimate.fold(intersection, &reading, None);
         }
     }
-    (state, estimate)
+    Inputs { estimate, state, in_force: vec![], latency: Deciseconds::ZERO }
 }

@@ -7,8 +7,9 @@ mod scene;
 use serde_json::{Value, json};
 use shared::intersection::Planner;
 use shared::reading::SensorReading;
+use signal_adjustment::control::Inputs;
 use signal_adjustment::estimate::served;
-use signal_adjustment::junction::{Inputs, Junction};
+use signal_adjustment::junction::Junction;
 use signal_adjustment::record::{decide_again, record};
 
 use crate::scene::{LANES, at, decide, detector, first, intersection, reading, signal, step};

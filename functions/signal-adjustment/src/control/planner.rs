@@ -6,12 +6,12 @@ use shared::intersection::{Intersection, MovementSet};
 use shared::plan::{Candidate, Reason};
 use shared::units::{Deciseconds, Timestamp};
 
-use super::Limit;
 use super::model::{Model, seconds_up};
 use super::schedule::{Schedule, Wish};
 use super::search::{Found, Greens, Start, search};
+use super::{Inputs, Limit};
 use crate::estimate::Estimate;
-use crate::plan::{PlannedStage, SafetyViolation, SignalPlan};
+use crate::plan::{SafetyViolation, SignalPlan};
 use crate::signal::{Phase, SignalState};
 
 /// What the planner chose.
@@ -22,9 +22,10 @@ pub(super) struct Choice {
     pub(super) limits: Vec<Limit>,
 }
 
-pub(super) fn choose(intersection: &Intersection, estimate: &Estimate, state: &SignalState, in_force: &[PlannedStage]) -> Choice {
+pub(super) fn choose(intersection: &Intersection, inputs: &Inputs) -> Choice {
+    let Inputs { estimate, state, in_force, latency } = inputs;
     let model = Model::of(intersection, estimate, state);
-    let mut schedule = Schedule::begin(intersection, state);
+    let mut schedule = Schedule::begin(intersection, state, *latency);
     let running = schedule.stage();
     let committed = schedule.keep_imminent_change(in_force);
     let start = start_of(&schedule, state, intersection.control().step);
@@ -49,7 +50,8 @@ pub(super) fn choose(intersection: &Intersection, estimate: &Estimate, state: &S
         limits.extend(bounds(&schedule, state.at, change.is_some()));
     }
     let mut reason = explain(intersection, &schedule, &limits, change, running, &found);
-    let candidates = candidates(intersection, &found, &start, &allowed_until);
+    let held = schedule.earliest_end() > state.at;
+    let candidates = candidates(intersection, &found, &start, &allowed_until, held);
 
     let mut number = 0;
     let plan = schedule.finish(|schedule| {
@@ -73,7 +75,10 @@ pub(super) fn choose(intersection: &Intersection, estimate: &Estimate, state: &S
 
 fn start_of(schedule: &Schedule<'_>, state: &SignalState, step: Deciseconds) -> Start {
     let until = |at: Timestamp| seconds_up(at.since(state.at));
-    let earliest = until(schedule.earliest_end());
+    let allowed = until(schedule.earliest_end());
+    let latest = until(schedule.green_max_end().min(schedule.red_max_end()));
+    // Until the plan is there, the stage goes on.
+    let earliest = allowed.max(seconds_up(schedule.latency()).min(latest));
     Start {
         before: match state.phase {
             Phase::Green { stage, .. } => stage,
@@ -83,8 +88,8 @@ fn start_of(schedule: &Schedule<'_>, state: &SignalState, step: Deciseconds) -> 
         begins: until(schedule.start()),
         age: (state.at.since(schedule.start()).tenths() / 10) as usize,
         earliest,
-        latest: until(schedule.green_max_end().min(schedule.red_max_end())),
-        decided_until: seconds_up(step).max(earliest + 1),
+        latest,
+        decided_until: seconds_up(step + schedule.latency()).max(earliest + 1),
     }
 }
 
@@ -199,7 +204,7 @@ fn id_of(intersection: &Intersection, stage: usize) -> &str {
     intersection.stages().get(stage).map_or("", |s| s.id.as_str())
 }
 
-fn candidates(intersection: &Intersection, found: &Found, start: &Start, allowed_until: &[Option<usize>]) -> Vec<Candidate> {
+fn candidates(intersection: &Intersection, found: &Found, start: &Start, allowed_until: &[Option<usize>], held: bool) -> Vec<Candidate> {
     let stages = intersection.stages().iter().zip(&found.by_stage).zip(allowed_until).enumerate();
     stages
         .map(|(number, ((stage, course), allowed))| {
@@ -209,7 +214,7 @@ fn candidates(intersection: &Intersection, found: &Found, start: &Start, allowed
             } else if allowed.is_none() {
                 Some(Limit::RedMax)
             } else {
-                (start.earliest > 0).then_some(Limit::GreenMin)
+                held.then_some(Limit::GreenMin)
             };
             let change_in_s = course.change(0).map(|(end, _)| Deciseconds::from_secs(u32::try_from(end).unwrap_or(u32::MAX / 10)));
             Candidate {

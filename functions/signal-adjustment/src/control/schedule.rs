@@ -29,6 +29,8 @@ pub(super) struct Schedule<'i> {
     ledger: RedLedger,
     /// Longest red to the last tenth.
     last: RedLedger,
+    /// How long plans take to reach the controller.
+    latency: Deciseconds,
     stages: Vec<PlannedStage>,
     stage: usize,
     start: Timestamp,
@@ -36,7 +38,7 @@ pub(super) struct Schedule<'i> {
 
 impl<'i> Schedule<'i> {
     /// Begins with the running stage, or the one that is being cleared to.
-    pub(super) fn begin(intersection: &'i Intersection, state: &'i SignalState) -> Self {
+    pub(super) fn begin(intersection: &'i Intersection, state: &'i SignalState, latency: Deciseconds) -> Self {
         let (stage, start) = match state.phase {
             Phase::Green { stage, since } => (stage, since),
             Phase::Clearing { to, until, .. } => (to, until),
@@ -52,7 +54,7 @@ impl<'i> Schedule<'i> {
             // Deadlines of the running stage are never before its own start.
             let _ = ledger.serve(intersection, stage, start);
         }
-        Self { intersection, state, ledger, last, stages: Vec::new(), stage, start }
+        Self { intersection, state, ledger, last, latency, stages: Vec::new(), stage, start }
     }
 
     /// The stage reached.
@@ -63,6 +65,11 @@ impl<'i> Schedule<'i> {
     /// When the green of the stage reached begins.
     pub(super) const fn start(&self) -> Timestamp {
         self.start
+    }
+
+    /// How long the plan takes to reach the controller.
+    pub(super) const fn latency(&self) -> Deciseconds {
+        self.latency
     }
 
     /// When the stage reached may end at the earliest.
@@ -134,10 +141,13 @@ impl<'i> Schedule<'i> {
         // of this green, and it arrives at once: such a change is made now or left to a later plan.
         let lead = self.intersection.clearance(self.stage).saturating_sub(self.intersection.clearance_between(self.stage, wish.next));
         let next_plan = self.state.at + self.intersection.control().step;
-        let from = if lead == Deciseconds::ZERO { next_plan - CONTROLLER_CYCLE } else { self.state.at };
+        let from = if lead == Deciseconds::ZERO { next_plan + self.latency - CONTROLLER_CYCLE } else { self.state.at };
         let to = next_plan + PLAN_LATENCY + lead;
-        // Not while the next plan may be on its way: later if the limits allow, else before it sets out.
-        if end <= from || end >= to {
+        // Not while the next plan may be on its way: later if the limits allow, else before it can be there.
+        if lead > Deciseconds::ZERO && end < self.state.at + self.latency + CONTROLLER_CYCLE {
+            // As soon as this plan is there.
+            from.max(earliest)
+        } else if end <= from || end >= to {
             end
         } else if latest >= to {
             to

@@ -12,7 +12,7 @@ use crate::signal::SignalState;
 /// Each stage ends where the cycle says. Where the signal is out of step, greens are stretched or cut within their limits
 /// until it is in step again ("dwell and shortway" of NTCIP 1202 coordination).
 pub(super) fn plan(intersection: &Intersection, state: &SignalState, in_force: &[PlannedStage]) -> Result<SignalPlan, SafetyViolation> {
-    let mut schedule = Schedule::begin(intersection, state);
+    let mut schedule = Schedule::begin(intersection, state, Deciseconds::ZERO);
     schedule.keep_imminent_change(in_force);
     let mut entry: Option<usize> = None;
     schedule.finish(|schedule| {

@@ -6,8 +6,8 @@ use shared::plan::PublishedPlan;
 use shared::reading::SensorReading;
 use shared::units::Timestamp;
 use shared::wire::parse_reading;
-use signal_adjustment::control::Decision;
-use signal_adjustment::junction::{Inputs, Junction};
+use signal_adjustment::control::{Decision, Inputs};
+use signal_adjustment::junction::Junction;
 
 pub(crate) const LANES: [&str; 8] = ["n_0", "n_1", "s_0", "s_1", "e_0", "e_1", "w_0", "w_1"];
 

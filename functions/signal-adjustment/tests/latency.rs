@@ -1,0 +1,210 @@
+//! What the junction of `events/intersection.json` learns of the time that its plans take to reach the controller.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::expect_used, reason = "a failing test may panic")]
+
+mod scene;
+
+use std::collections::VecDeque;
+
+use serde_json::json;
+use shared::intersection::Intersection;
+use shared::plan::PlanStage;
+use shared::reading::SensorReading;
+use shared::units::Deciseconds;
+use signal_adjustment::control::Inputs;
+use signal_adjustment::junction::Junction;
+use signal_adjustment::record::{decide_again, record};
+
+use crate::scene::{LANES, at, decide, first, intersection, reading, step};
+
+const STEP_S: i64 = 5;
+const STAGES: [&str; 4] = ["0", "1", "2", "3"];
+
+/// A controller that follows its plan second by second, and the street before it: vehicles wait wherever it is red.
+struct Street {
+    junction: Intersection,
+    state: Junction,
+    now: i64,
+    stage: usize,
+    since: i64,
+    /// The next stage, and when it turns green.
+    clearing: Option<(usize, i64)>,
+    coming: VecDeque<(i64, Vec<PlanStage>)>,
+    plan: Vec<PlanStage>,
+    /// By how many seconds each change of stage was late.
+    late: Vec<i64>,
+}
+
+impl Street {
+    fn new() -> Self {
+        let junction = intersection(|_| {});
+        Self {
+            state: Junction::unknown(&junction),
+            junction,
+            now: 0,
+            stage: 0,
+            since: -20,
+            clearing: None,
+            coming: VecDeque::new(),
+            plan: vec![],
+            late: vec![],
+        }
+    }
+
+    /// One step of readings, a decision on them, and the seconds up to the next with plans that arrive so late.
+    fn step(&mut self, latency_s: i64) -> Inputs {
+        let readings = self.readings();
+        let (inputs, _, plan) = decide(&mut self.state, &self.junction, &readings);
+        self.state = Junction::from_bytes(&self.state.to_bytes().unwrap()).unwrap();
+        self.coming.push_back((self.now + latency_s, plan.stages));
+        for _ in 0..STEP_S {
+            while self.coming.front().is_some_and(|(due, _)| *due <= self.now) {
+                self.plan = self.coming.pop_front().unwrap().1;
+            }
+            self.second();
+        }
+        inputs
+    }
+
+    fn readings(&self) -> Vec<SensorReading> {
+        let served: &[&str] = match STAGES[self.stage] {
+            "0" => &["n_0", "s_0", "n_1", "s_1"],
+            "1" => &["n_1", "s_1"],
+            "2" => &["e_0", "w_0", "e_1", "w_1"],
+            _ => &["e_1", "w_1"],
+        };
+        let queues = LANES.map(|lane| if served.contains(&lane) { 0 } else { 6 });
+        let mut readings: Vec<SensorReading> = step("0", 0.0, self.now, queues).split_off(1);
+        readings.push(self.report());
+        readings
+    }
+
+    fn report(&self) -> SensorReading {
+        let mut report = json!({
+            "type": "signal_state", "intersection_id": "J1", "time": at(self.now), "stage": STAGES[self.stage],
+            "stage_elapsed_s": self.now - self.since, "mode": "adaptive",
+        });
+        if let Some((to, until)) = self.clearing {
+            report["clearing_to"] = json!(STAGES[to]);
+            report["clearance_remaining_s"] = json!(until - self.now);
+        }
+        reading(&report)
+    }
+
+    fn second(&mut self) {
+        if let Some((to, until)) = self.clearing.filter(|(_, until)| *until <= self.now) {
+            (self.stage, self.since, self.clearing) = (to, until, None);
+        }
+        let number = |entry: &PlanStage| STAGES.iter().position(|stage| *stage == entry.stage.as_str()).unwrap();
+        let clearance = |to: usize| i64::from(self.junction.clearance_between(self.stage, to).tenths() / 10);
+        let leaves = |entry: &PlanStage| {
+            let to = number(entry);
+            (entry.start.as_millis() - at(0).as_millis()) / 1000 - if to == self.stage { 0 } else { clearance(to) }
+        };
+        if self.clearing.is_none()
+            && let Some(entry) = self.plan.iter().rev().find(|entry| leaves(entry) <= self.now)
+            && number(entry) != self.stage
+        {
+            let to = number(entry);
+            self.late.push(self.now - leaves(entry));
+            self.clearing = Some((to, self.now + clearance(to)));
+        }
+        self.now += 1;
+    }
+}
+
+#[test]
+fn a_controller_that_is_on_time_may_be_asked_for_a_change_at_once() {
+    let mut street = Street::new();
+    for _ in 0..40 {
+        assert_eq!(street.step(0).latency, Deciseconds::ZERO);
+    }
+    assert!(street.late.len() >= 15 && street.late.iter().all(|&late| late == 0), "{:?}", street.late);
+}
+
+#[test]
+fn once_a_plan_was_late_no_change_is_asked_for_before_the_plan_can_be_there() {
+    for latency_s in 1..=3 {
+        let mut street = Street::new();
+        for _ in 0..60 {
+            let learnt = street.step(latency_s).latency;
+            assert!(learnt <= Deciseconds::from_secs(latency_s.unsigned_abs().try_into().unwrap()), "{learnt}");
+        }
+        assert_eq!(street.late[0], latency_s, "the first change is asked for at once: {:?}", street.late);
+        // Now and then an earlier change is tried, as the latency may have fallen.
+        let late = street.late.iter().filter(|&&late| late > 0).count();
+        assert!(street.late.len() >= 20 && late <= 4, "{:?}", street.late);
+    }
+}
+
+#[test]
+fn plans_that_come_sooner_than_they_did_are_used_sooner_after_some_changes() {
+    let mut street = Street::new();
+    (0..20).for_each(|_| drop(street.step(3)));
+    (0..200).for_each(|_| drop(street.step(0)));
+    assert_eq!(street.step(0).latency, Deciseconds::ZERO);
+}
+
+#[test]
+fn what_a_controller_does_on_its_own_says_nothing_of_latency() {
+    let learnt = |holds_s: i64| {
+        let mut street = Street::new();
+        street.step(0);
+        // Its change was asked for at once, but the next green comes so much later.
+        street.clearing = Some((street.stage, street.since + holds_s));
+        street.stage = 0;
+        (0..2).map(|_| street.step(0).latency).max().unwrap()
+    };
+    assert_eq!(learnt(2), Deciseconds::from_secs(2));
+    assert_eq!(learnt(5), Deciseconds::ZERO);
+}
+
+#[test]
+fn until_the_plan_is_there_the_stage_goes_on_which_is_no_limit_of_a_candidate() {
+    let junction = intersection(|_| {});
+    let (inputs, ..) = first(&junction, &step("0", 30.0, 0, [0, 0, 0, 0, 9, 0, 9, 0]));
+    for latency_s in 0..=3 {
+        let inputs = Inputs { latency: Deciseconds::from_secs(latency_s), ..inputs.clone() };
+        let decision = inputs.decide(&junction);
+        let plan = decision.plan.unwrap();
+        assert_eq!(plan.stages()[0].end(), at(i64::from(latency_s)), "{:?}", decision.candidates);
+        let next = &decision.candidates[2];
+        assert_eq!((next.change_in_s, &next.limit), (Some(inputs.latency), &None));
+        assert_eq!(decision.limits, []);
+    }
+    // At the end of its longest green it ends in time, whatever is late.
+    let (inputs, ..) = first(&junction, &step("0", 49.0, 0, [0, 0, 0, 0, 9, 0, 9, 0]));
+    let inputs = Inputs { latency: Deciseconds::from_secs(3), ..inputs };
+    assert_eq!(inputs.decide(&junction).plan.unwrap().stages()[0].end(), at(1));
+}
+
+/// Its green begins without a clearance: a controller that set out for it before the plan says would arrive at once.
+#[test]
+fn a_change_that_clears_nothing_is_made_as_soon_as_the_plan_is_there() {
+    let junction = intersection(|document| {
+        let stages = document["stages"].as_array_mut().unwrap();
+        stages.push(json!({"id": "4", "protected": ["n_left"], "permitted": []}));
+        stages.push(json!({"id": "5", "protected": ["n_left", "n_through"], "permitted": []}));
+    });
+    let (inputs, ..) = first(&junction, &step("4", 30.0, 0, [9, 9, 0, 0, 0, 0, 0, 0]));
+    for latency_s in 0..=3 {
+        let inputs = Inputs { latency: Deciseconds::from_secs(latency_s), ..inputs.clone() };
+        let plan = inputs.decide(&junction).plan.unwrap();
+        let [running, next, ..] = plan.stages() else { unreachable!("it changes") };
+        assert_eq!((running.end(), next.start, next.stage), (at(0), at(0), 5));
+    }
+}
+
+#[test]
+fn a_decision_made_again_from_its_record_takes_the_same_latency() {
+    let mut street = Street::new();
+    (0..10).for_each(|_| drop(street.step(2)));
+    for _ in 0..10 {
+        let mut state = street.state.clone();
+        let (inputs, decision, plan) = decide(&mut state, &street.junction, &street.readings());
+        assert!(inputs.latency > Deciseconds::ZERO);
+        let record = record(&street.junction, &inputs, &decision, None, &plan);
+        assert_eq!(decide_again(&street.junction, &record), Ok(decision));
+        street.step(2);
+    }
+}
