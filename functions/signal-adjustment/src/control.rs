@@ -15,7 +15,7 @@ use shared::plan::{Candidate, DistrustedDetector, PlanSource, Reason};
 use shared::reading::SignalMode;
 use shared::units::Deciseconds;
 
-pub(crate) use self::model::{EXIT_FREE_SHARE, flow_into, open_exits};
+pub(crate) use self::model::{flow_into, open_exits};
 pub(crate) use self::schedule::PLAN_LATENCY;
 use crate::estimate::{Estimate, longest_silence};
 use crate::plan::{PlannedStage, SafetyViolation, SignalPlan};

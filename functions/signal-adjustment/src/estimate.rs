@@ -5,11 +5,11 @@
 
 use serde::{Deserialize, Serialize};
 use shared::ids::DetectorId;
-use shared::intersection::{Intersection, Lane};
+use shared::intersection::{Intersection, Lane, Planner};
 use shared::reading::{DetectorReading, Profile};
 use shared::units::{Deciseconds, Timestamp};
 
-use crate::control::{EXIT_FREE_SHARE, flow_into};
+use crate::control::flow_into;
 use crate::demand::Queue;
 
 /// A detector is silent when nothing came for so many of its periods.
@@ -83,7 +83,7 @@ pub enum Seen {
     /// Nothing, or nothing that can be used.
     #[default]
     Nothing,
-    /// How many stand or crawl, in sixteenths. Of an exit, those in its mouth.
+    /// How many stand or crawl, in sixteenths.
     Waiting(u16),
     /// What a loop at the stop line tells.
     Loop {
@@ -257,7 +257,7 @@ fn plausible(reading: &DetectorReading) -> bool {
         && reading.profile.as_ref().is_none_or(|profile| zone(Some(profile.vehicles.iter().sum())))
 }
 
-/// Vehicles that stand or crawl, from the best measure that the reading has; of an exit, those in its mouth.
+/// Vehicles that stand or crawl, from the best measure that the reading has.
 fn waiting(reading: &DetectorReading) -> Option<f64> {
     if let Some(profile) = &reading.profile {
         let bins = profile.vehicles.iter().zip(&profile.moving);
@@ -336,10 +336,6 @@ impl Discharge {
     /// As the prior says.
     pub const PRIOR: Self = Self(Self::ONE);
     const ONE: u16 = 4096;
-    /// A lane discharges at least half and at most one and a half times what the prior says; what lies outside is something else.
-    const BOUNDS: (f64, f64) = (0.5, 1.5);
-    /// Weight of a new sample: the last ten decide.
-    const WEIGHT: f64 = 0.1;
 
     /// From a factor on the prior.
     pub(crate) fn of(factor: f64) -> Self {
@@ -351,9 +347,9 @@ impl Discharge {
         f64::from(self.0) / f64::from(Self::ONE)
     }
 
-    fn learn(&mut self, sample: f64) {
-        let (least, most) = Self::BOUNDS;
-        let next = self.factor() + Self::WEIGHT * (sample.clamp(least, most) - self.factor());
+    fn learn(&mut self, sample: f64, planner: &Planner) {
+        let sample = sample.clamp(planner.discharge_min, planner.discharge_max);
+        let next = self.factor() + planner.discharge_weight * (sample - self.factor());
         *self = Self::of(next);
     }
 }
@@ -418,8 +414,8 @@ impl Estimate {
         let number = intersection.detectors().position(|detector| *detector == reading.detector_id);
         let Some(state) = number.and_then(|n| self.detectors.get_mut(n)) else { return false };
         let before = *state;
-        let share = intersection.control().planner.approach_speed_share;
-        if !state.fold(reading, lane.and_then(|lane| intersection.lanes().get(lane)), share) {
+        let planner = &intersection.control().planner;
+        if !state.fold(reading, lane.and_then(|lane| intersection.lanes().get(lane)), planner.approach_speed_share) {
             return false;
         }
         if let (Some(lane), Some(stage)) = (lane, green)
@@ -430,7 +426,7 @@ impl Estimate {
         {
             let prior = flow_into(intersection, lane, stage, &[]);
             if prior > 0.0 {
-                discharge.learn(flow / prior);
+                discharge.learn(flow / prior, planner);
             }
         }
         true
@@ -440,8 +436,9 @@ impl Estimate {
     fn has_open_exits(&self, intersection: &Intersection, lane: usize, stage: usize, now: Timestamp) -> bool {
         let of_lane = |m: &usize| intersection.movements().get(*m).filter(|m| m.from_lane == Some(lane));
         let movements = intersection.movements_of(stage);
+        let free = intersection.control().planner.exit_free_share;
         let mut exits = movements.iter().filter_map(|m| of_lane(&m)?.to_exit);
-        exits.all(|exit| self.standing_share(intersection, exit, now).is_none_or(|full| full < EXIT_FREE_SHARE))
+        exits.all(|exit| self.standing_share(intersection, exit, now).is_none_or(|full| full < free))
     }
 
     /// Which share of an exit is full of standing vehicles; none if nobody knows.
@@ -453,13 +450,13 @@ impl Estimate {
         if !detector.is_trusted(intersection, now) {
             return None;
         }
-        let mouth = (exit.length_m.min(DETECTION_RANGE_M) / VEHICLE_SPACING_M).max(1.0);
+        let room = (exit.length_m.min(DETECTION_RANGE_M) / VEHICLE_SPACING_M).max(1.0);
         // A loop knows its place alone.
         let by_loop = |occupancy: f64| {
             let stands = occupancy >= STOOD_UPON && detector.seen.passed().is_none_or(|passed| passed <= 0.0);
             if stands { EXIT_STOOD_UPON } else { 0.0 }
         };
-        detector.waiting().map(|standing| standing / mouth).or_else(|| detector.seen.occupancy().map(by_loop))
+        detector.waiting().map(|standing| standing / room).or_else(|| detector.seen.occupancy().map(by_loop))
     }
 
     /// Takes the say from these detectors, and gives it back to all others.

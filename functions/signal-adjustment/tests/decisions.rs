@@ -109,6 +109,18 @@ fn greens_start_later_where_turns_that_give_way_share_more_than_one_lane_with_th
     assert!(cost(2.0) < cost(0.0) - 6.0, "{} {}", cost(2.0), cost(0.0));
 }
 
+#[test]
+fn no_more_yellow_is_used_than_there_is() {
+    let cost = |yellow_used_s: u32| {
+        let junction = intersection(|document| document["control"]["planner"] = json!({"yellow_used_s": yellow_used_s}));
+        let (_, decision, _) = first(&junction, &step("0", 30.0, 0, [9, 0, 9, 0, 9, 0, 9, 0]));
+        decision.candidates[2].cost
+    };
+    // Three of the four seconds between the greens are yellow.
+    assert!(cost(2) > cost(3) + 1.0, "{} {}", cost(2), cost(3));
+    assert!((cost(3) - cost(5)).abs() < f64::EPSILON, "{} {}", cost(3), cost(5));
+}
+
 /// Since when the running green is on after reports of stage 0: their time, `stage_elapsed_s` and mode.
 fn green_since(reports: &[(i64, f64, &str)]) -> Timestamp {
     let junction = intersection(|_| {});

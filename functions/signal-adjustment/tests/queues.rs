@@ -412,7 +412,12 @@ fn more_green_is_no_use_to_those_who_stand_behind_a_loop_that_nobody_leaves() {
 
 /// What is learnt of the discharge of lane `n_0` in stage 0 from steps with this queue and these counts; `exit` vehicles stand in its exit.
 fn learnt(queue: u32, volume: f64, exit: u32, steps: i64) -> f64 {
+    learnt_with(&json!({}), queue, volume, exit, steps)
+}
+
+fn learnt_with(planner: &Value, queue: u32, volume: f64, exit: u32, steps: i64) -> f64 {
     let junction = intersection(|document| {
+        document["control"]["planner"] = planner.clone();
         document["exits"][0]["detector_id"] = json!("out");
         document["timing"]["green_max_s"] = json!(600);
         document["timing"]["red_max_s"] = json!(3600);
@@ -449,6 +454,12 @@ fn discharge_is_learnt_within_bounds_from_periods_in_which_a_queue_lasts_and_can
     for (queue, exit) in [(0, 0), (12, 30)] {
         assert!((learnt(queue, 4.0, exit, 60) - 1.0).abs() < f64::EPSILON, "queue {queue}, exit {exit}");
     }
+    // A junction may set bounds, weight and what a full exit is.
+    let own = json!({"discharge_min": 0.8, "discharge_max": 1.3, "discharge_weight": 0.5, "exit_free_share": 0});
+    assert!((learnt_with(&own, 12, 8.0, 0, 20) - 1.0).abs() < f64::EPSILON);
+    let own = json!({"discharge_min": 0.8, "discharge_max": 1.3, "discharge_weight": 0.5});
+    assert!((learnt_with(&own, 12, 8.0, 0, 20) - 1.3).abs() < 0.02);
+    assert!((learnt_with(&own, 12, 0.0, 0, 20) - 0.8).abs() < 0.02);
 }
 
 #[test]

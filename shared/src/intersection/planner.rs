@@ -43,7 +43,8 @@ parameters! {
     saturation_flow_vph: 1900.0 in 600.0..=2600.0;
     /// Green that is lost until the first vehicle moves, s. Measured in SUMO 1.9.2; HCM 6 has 2 s for the first four vehicles together.
     startup_loss_s: 0.5 in 0.0..=4.0;
-    /// Seconds of yellow in which vehicles still pass. Measured in SUMO 1.9.2; HCM 6 has 2 s, its extension of effective green.
+    /// Seconds of yellow in which vehicles still pass, at most all of it. Measured in SUMO 1.9.2; HCM 6 has 2 s, its extension of
+    /// effective green.
     yellow_used_s: 1.0 in 0.0..=5.0;
     /// How much later a green starts, and how much more of its yellow is used, at a junction where turns that give way share more than
     /// one lane of a stage with through vehicles, s: the first wait for each other, and leave at the end. Added to `startup_loss_s` and
@@ -56,6 +57,17 @@ parameters! {
     /// Slowest approach that is believed of a moving vehicle, as a share of the speed limit: slower ones are about to speed up.
     /// Chosen in simulation.
     approach_speed_share: 0.5 in 0.1..=1.0;
+    /// Until this share of an exit is full of standing vehicles, it takes all that comes; from there on less and less. Chosen in simulation.
+    exit_free_share: 0.4 in 0.0..=0.9;
+    /// The least that a lane is believed to discharge in a stage, as a factor on what the parameters above say: a slower one is held up by
+    /// something else. Chosen in simulation.
+    discharge_min: 0.5 in 0.1..=1.0;
+    /// The most that it is believed to discharge, as the same factor. Chosen in simulation.
+    discharge_max: 1.5 in 1.0..=3.0;
+    /// Weight of a period in which the discharge was seen: at a tenth, the last ten or so count. Chosen in simulation.
+    discharge_weight: 0.1 in 0.0..=1.0;
+    /// A stage is not clear while vehicles arrive within this time, s: about as long as a change takes. Chosen in simulation.
+    clear_ahead_s: 4.0 in 0.0..=15.0;
     /// How far ahead the planner looks, s. Chosen in simulation: longer horizons cost time and gained nothing.
     horizon_s: 45.0 in 20.0..=90.0;
     /// What a stop costs besides the wait, in vehicle-seconds: from 50 km/h, braking at 4.5 and starting at 2.6 m/s² lose 4.2 s.

@@ -15,13 +15,8 @@ use crate::signal::SignalState;
 const GROUP: usize = 8;
 pub(super) type Lanes = [f32; GROUP];
 
-/// An exit takes all that comes until this share of it is full of standing vehicles: it discharges as they arrive.
-pub(crate) const EXIT_FREE_SHARE: f64 = 0.4;
 /// What a full exit takes: enough that nobody is forgotten.
 const EXIT_OPEN_MIN: f64 = 0.02;
-
-/// A stage is not clear while vehicles arrive within this time: as long as a change takes.
-const SOON_S: usize = 4;
 
 /// Fewer vehicles than this are nobody.
 const NOBODY: f32 = 0.5;
@@ -40,7 +35,7 @@ pub(super) struct Model {
     serve: Vec<Lanes>,
     /// 1 for each lane that a stage serves, else 0, `groups` each.
     served: Vec<Lanes>,
-    /// Vehicles that arrive within [`SOON_S`] from a second on, second by second, `groups` each.
+    /// Vehicles that arrive within `clear_ahead_s` from a second on, second by second, `groups` each.
     soon: Vec<Lanes>,
     /// Lanes of which no stage serves two: whatever is done, one at a time of each such set is served.
     exclusive: Vec<Exclusive>,
@@ -50,7 +45,8 @@ pub(super) struct Model {
     clearance: Vec<usize>,
     planner: Planner,
     startup: f32,
-    yellow: f32,
+    /// Seconds of the yellow of each stage in which vehicles still pass.
+    yellow: Vec<f32>,
     stop_cost: f32,
 }
 
@@ -91,6 +87,11 @@ const fn single(value: f64) -> f32 {
     value as f32
 }
 
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a parameter of at most 90")]
+const fn whole_seconds(parameter: f64) -> usize {
+    parameter as usize
+}
+
 /// The larger of two numbers. Unlike `f32::max` it need not look for what is no number: one instruction for several lanes.
 const fn larger(a: f32, b: f32) -> f32 {
     if a > b { a } else { b }
@@ -111,10 +112,11 @@ impl Model {
         let planner = intersection.control().planner;
         let lanes = intersection.lanes().len();
         let (groups, stages) = (lanes.div_ceil(GROUP), intersection.stages().len());
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a parameter of at most 90")]
-        let horizon = planner.horizon_s as usize;
+        let horizon = whole_seconds(planner.horizon_s);
         let margin =
             if intersection.stages().iter().any(|stage| turns_block(intersection, stage)) { planner.give_way_margin_s } else { 0.0 };
+        let yellow_used =
+            intersection.stages().iter().map(|stage| single((planner.yellow_used_s + margin).min(stage.yellow_change.as_secs())));
         let mut model = Self {
             groups,
             stages,
@@ -129,7 +131,7 @@ impl Model {
             clearance: vec![0; stages * stages],
             planner,
             startup: single(planner.startup_loss_s + margin),
-            yellow: single(planner.yellow_used_s + margin),
+            yellow: yellow_used.collect(),
             stop_cost: single(planner.stop_cost_s),
         };
         model.fill_capacity(intersection, estimate, state.at);
@@ -214,8 +216,9 @@ impl Model {
     }
 
     fn fill_soon(&mut self) {
+        let clear_ahead = whole_seconds(self.planner.clear_ahead_s);
         for second in 0..self.horizon {
-            for ahead in second..(second + SOON_S).min(self.horizon) {
+            for ahead in second..(second + clear_ahead).min(self.horizon) {
                 for group in 0..self.groups {
                     let more = self.arrivals(ahead).get(group).copied().unwrap_or_default();
                     if let Some(soon) = self.soon.get_mut(second * self.groups + group) {
@@ -290,7 +293,7 @@ impl Model {
     /// A second of the clearance between two stages, `age` seconds after it began.
     pub(super) fn clear(&self, roll: &mut Roll, from: usize, to: usize, age: usize) {
         #[expect(clippy::cast_precision_loss, reason = "at most a few seconds")]
-        let passing = (self.yellow - age as f32).clamp(0.0, 1.0);
+        let passing = (self.yellow.get(from).copied().unwrap_or_default() - age as f32).clamp(0.0, 1.0);
         let kept = self.through(from, to).iter().zip(self.serve(from));
         self.pass(roll, kept.map(|(kept, full)| zip(*kept, *full, |k, f| larger(k, f * passing))));
     }
@@ -448,7 +451,7 @@ fn share_of(uses: &[Use], protected: MovementSet, permitted: MovementSet, planne
 pub(crate) fn open_exits(intersection: &Intersection, estimate: &Estimate, now: Timestamp) -> Vec<f64> {
     let open = |exit| {
         let full = estimate.standing_share(intersection, exit, now).unwrap_or(0.0);
-        ((1.0 - full) / (1.0 - EXIT_FREE_SHARE)).clamp(EXIT_OPEN_MIN, 1.0)
+        ((1.0 - full) / (1.0 - intersection.control().planner.exit_free_share)).clamp(EXIT_OPEN_MIN, 1.0)
     };
     (0..intersection.exits().len()).map(open).collect()
 }
