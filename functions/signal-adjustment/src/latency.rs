@@ -53,3 +53,62 @@ pub(crate) fn learn(latency: Deciseconds, asked: Option<Asked>, shown: Phase) ->
     let tells = early < ON_TIME && due_in < latency + ON_TIME;
     if tells { latency.min(due_in).saturating_sub(STEP) } else { latency }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(tenths: i64) -> Timestamp {
+        Timestamp::from_millis(1_795_334_400_000 + 100 * tenths)
+    }
+
+    /// Stage 0 ends so many tenths of a second after the epoch, stage 1 begins four seconds later.
+    fn plan(end: u32) -> [PlannedStage; 2] {
+        let end_at = at(i64::from(end));
+        let running = PlannedStage { stage: 0, start: at(-300), green: end_at.since(at(-300)) };
+        [running, PlannedStage { stage: 1, start: at(i64::from(end) + 40), green: Deciseconds::from_secs(10) }]
+    }
+
+    fn learnt(before: u32, end: u32, shown_after: i64) -> u32 {
+        let shown = Phase::Green { stage: 1, since: at(i64::from(end) + 40 + shown_after) };
+        learn(Deciseconds::new(before), Asked::by(&plan(end), at(0), None), shown).tenths()
+    }
+
+    #[test]
+    fn a_late_change_shows_when_its_plan_came() {
+        assert_eq!(learnt(0, 0, 20), 20);
+        assert_eq!(learnt(20, 20, 10), 30);
+        assert_eq!(learnt(30, 0, 10), 10);
+        // Whoever looks once a second may be half of one behind the slowest plan.
+        assert_eq!(learnt(0, 0, 35), 30);
+        // Those plans were there in time, or came later than any plan does.
+        for (end, after) in [(30, 10), (60, 20), (10, 31), (0, 50)] {
+            assert_eq!(learnt(15, end, after), 15, "{end} {after}");
+        }
+    }
+
+    #[test]
+    fn a_change_in_time_shows_that_its_plan_came_before() {
+        assert_eq!(learnt(20, 20, 0), 19);
+        assert_eq!(learnt(20, 5, 0), 4);
+        assert_eq!(learnt(0, 0, 0), 0);
+        // A plan that had more time than was thought necessary shows nothing.
+        assert_eq!(learnt(20, 30, 0), 20);
+        // Who changes before he was asked to was not asked by this plan.
+        assert_eq!(learnt(20, 20, -20), 20);
+    }
+
+    #[test]
+    fn what_an_earlier_plan_asked_for_already_was_known_from_that_one() {
+        let first = Asked::by(&plan(60), at(0), None);
+        assert_eq!(Asked::by(&plan(60), at(50), first), first);
+        assert_eq!(Asked::by(&plan(80), at(50), first).map(|asked| asked.due_in_ds), Some(30));
+        assert_eq!(Asked::by(&plan(80)[..1], at(50), first), None);
+    }
+
+    #[test]
+    fn another_stage_shows_nothing() {
+        let shown = Phase::Clearing { from: 0, to: 2, until: at(60) };
+        assert_eq!(learn(Deciseconds::new(7), Asked::by(&plan(0), at(0), None), shown).tenths(), 7);
+    }
+}

@@ -110,6 +110,20 @@ fn greens_start_later_where_turns_that_give_way_share_more_than_one_lane_with_th
 }
 
 #[test]
+fn how_far_ahead_a_stage_is_not_clear_may_be_set() {
+    let cost = |clear_ahead_s: u32| {
+        let junction = intersection(|document| document["control"]["planner"] = json!({"clear_ahead_s": clear_ahead_s}));
+        let profile = json!({
+            "bin_m": 25, "vehicles": [3, 0, 0, 1, 0, 1, 0, 1], "moving": [0, 0, 0, 1, 0, 1, 0, 1], "speed_mean_kmh": vec![30; 8],
+        });
+        let mut readings = vec![signal("0", 30.0, 0, "adaptive")];
+        readings.extend(LANES.map(|lane| detector(lane, 0, &json!({"profile": profile}))));
+        first(&junction, &readings).1.candidates.iter().map(|candidate| candidate.cost).sum::<f64>()
+    };
+    assert!((cost(0) - cost(12)).abs() > 1.0, "{} {}", cost(0), cost(12));
+}
+
+#[test]
 fn no_more_yellow_is_used_than_there_is() {
     let cost = |yellow_used_s: u32| {
         let junction = intersection(|document| document["control"]["planner"] = json!({"yellow_used_s": yellow_used_s}));

@@ -31,6 +31,7 @@ struct Street {
     clearing: Option<(usize, i64)>,
     coming: VecDeque<(i64, Vec<PlanStage>)>,
     plan: Vec<PlanStage>,
+    mode: &'static str,
     /// By how many seconds each change of stage was late.
     late: Vec<i64>,
 }
@@ -47,6 +48,7 @@ impl Street {
             clearing: None,
             coming: VecDeque::new(),
             plan: vec![],
+            mode: "adaptive",
             late: vec![],
         }
     }
@@ -82,7 +84,7 @@ impl Street {
     fn report(&self) -> SensorReading {
         let mut report = json!({
             "type": "signal_state", "intersection_id": "J1", "time": at(self.now), "stage": STAGES[self.stage],
-            "stage_elapsed_s": self.now - self.since, "mode": "adaptive",
+            "stage_elapsed_s": self.now - self.since, "mode": self.mode,
         });
         if let Some((to, until)) = self.clearing {
             report["clearing_to"] = json!(STAGES[to]);
@@ -175,7 +177,37 @@ fn until_the_plan_is_there_the_stage_goes_on_which_is_no_limit_of_a_candidate() 
     // At the end of its longest green it ends in time, whatever is late.
     let (inputs, ..) = first(&junction, &step("0", 49.0, 0, [0, 0, 0, 0, 9, 0, 9, 0]));
     let inputs = Inputs { latency: Deciseconds::from_secs(3), ..inputs };
-    assert_eq!(inputs.decide(&junction).plan.unwrap().stages()[0].end(), at(1));
+    let decision = inputs.decide(&junction);
+    assert_eq!(decision.candidates[2].change_in_s, Some(Deciseconds::from_secs(1)));
+    assert_eq!(decision.plan.unwrap().stages()[0].end(), at(1));
+}
+
+#[test]
+fn what_is_due_before_the_next_plan_can_be_there_is_decided_now() {
+    let junction = intersection(|_| {});
+    // Three vehicles are let out before the change: it takes five seconds.
+    let (inputs, ..) = first(&junction, &step("0", 30.0, 0, [3, 0, 3, 0, 9, 0, 9, 0]));
+    for (latency_s, code, end) in [(0, "hold", 8), (2, "queue_pressure", 5)] {
+        let decision = Inputs { latency: Deciseconds::from_secs(latency_s), ..inputs.clone() }.decide(&junction);
+        assert_eq!(decision.candidates[2].change_in_s, Some(Deciseconds::from_secs(5)));
+        assert_eq!(decision.reason.code, code, "{}", decision.reason.text);
+        // Without latency the change is left to the next plan.
+        assert_eq!(decision.plan.unwrap().stages()[0].end(), at(end));
+    }
+}
+
+#[test]
+fn a_signal_that_is_run_by_hand_says_nothing_of_latency() {
+    let learnt = |mode: &'static str| {
+        let mut street = Street::new();
+        street.step(2);
+        street.mode = mode;
+        street.step(2);
+        street.mode = "adaptive";
+        street.step(2).latency
+    };
+    assert_eq!(learnt("adaptive"), Deciseconds::from_secs(2));
+    assert_eq!(learnt("manual"), Deciseconds::ZERO);
 }
 
 /// Its green begins without a clearance: a controller that set out for it before the plan says would arrive at once.
