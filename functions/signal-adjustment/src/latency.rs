@@ -31,7 +31,9 @@ impl Asked {
         let [running, next, ..] = plan else { return None };
         let due_in_ds = u16::try_from(running.end().since(at).tenths()).unwrap_or(u16::MAX);
         let asked = Self { due_in_ds, start: next.start, stage: next.stage };
-        let same = |before: &Self| (before.stage, before.start) == (asked.stage, asked.start);
+        // What was due before and was not done is asked for again.
+        let was_due = |before: &Self| before.start <= at + next.start.since(running.end());
+        let same = |before: &Self| before.stage == asked.stage && (before.start == asked.start || was_due(before));
         before.filter(same).or(Some(asked))
     }
 }
@@ -104,6 +106,9 @@ mod tests {
         assert_eq!(Asked::by(&plan(60), at(50), first), first);
         assert_eq!(Asked::by(&plan(80), at(50), first).map(|asked| asked.due_in_ds), Some(30));
         assert_eq!(Asked::by(&plan(80)[..1], at(50), first), None);
+        // It is still to be done at the next steps.
+        assert_eq!(Asked::by(&plan(60), at(60), first), first);
+        assert_eq!(Asked::by(&plan(70), at(70), first), first);
     }
 
     #[test]

@@ -17,7 +17,6 @@ use signal_adjustment::record::{decide_again, record};
 
 use crate::scene::{LANES, at, decide, first, intersection, reading, step};
 
-const STEP_S: i64 = 5;
 const STAGES: [&str; 4] = ["0", "1", "2", "3"];
 
 /// A controller that follows its plan second by second, and the street before it: vehicles wait wherever it is red.
@@ -38,7 +37,11 @@ struct Street {
 
 impl Street {
     fn new() -> Self {
-        let junction = intersection(|_| {});
+        Self::with_step(5)
+    }
+
+    fn with_step(step_s: i64) -> Self {
+        let junction = intersection(|document| document["control"]["step_s"] = json!(step_s));
         Self {
             state: Junction::unknown(&junction),
             junction,
@@ -59,7 +62,7 @@ impl Street {
         let (inputs, _, plan) = decide(&mut self.state, &self.junction, &readings);
         self.state = Junction::from_bytes(&self.state.to_bytes().unwrap()).unwrap();
         self.coming.push_back((self.now + latency_s, plan.stages));
-        for _ in 0..STEP_S {
+        for _ in 0..self.junction.control().step.tenths() / 10 {
             while self.coming.front().is_some_and(|(due, _)| *due <= self.now) {
                 self.plan = self.coming.pop_front().unwrap().1;
             }
@@ -126,9 +129,9 @@ fn a_controller_that_is_on_time_may_be_asked_for_a_change_at_once() {
 
 #[test]
 fn once_a_plan_was_late_no_change_is_asked_for_before_the_plan_can_be_there() {
-    for latency_s in 1..=3 {
-        let mut street = Street::new();
-        for _ in 0..60 {
+    for (latency_s, step_s) in [(1, 5), (2, 5), (3, 5), (1, 1), (2, 1), (3, 1), (3, 2)] {
+        let mut street = Street::with_step(step_s);
+        for _ in 0..300 / step_s {
             let learnt = street.step(latency_s).latency;
             assert!(learnt <= Deciseconds::from_secs(latency_s.unsigned_abs().try_into().unwrap()), "{learnt}");
         }

@@ -143,10 +143,10 @@ impl<'i> Schedule<'i> {
         let next_plan = self.state.at + self.intersection.control().step;
         let from = if lead == Deciseconds::ZERO { next_plan + self.latency - CONTROLLER_CYCLE } else { self.state.at };
         let to = next_plan + PLAN_LATENCY + lead;
-        // Not while the next plan may be on its way: later if the limits allow, else before it can be there.
-        if lead > Deciseconds::ZERO && end < self.state.at + self.latency + CONTROLLER_CYCLE {
-            // As soon as this plan is there.
-            from.max(earliest)
+        // What is wanted as soon as this plan is there is not put off. Nothing else comes while the next plan may be on its way: later if
+        // the limits allow, else before it can be there.
+        if end < self.state.at + self.latency + CONTROLLER_CYCLE {
+            if lead > Deciseconds::ZERO { from.max(earliest) } else { end }
         } else if end <= from || end >= to {
             end
         } else if latest >= to {
