@@ -1,7 +1,7 @@
 //! From sensor readings to signal plans, inside the safety envelope.
 //!
-//! `estimate` folds readings, `demand` tells who waits, `signal` knows what is green, `latency`
-//! when a plan takes effect, `control` decides, `plan` proves the result safe,
+//! `estimate` folds readings, `demand` tells who waits, `signal` knows what is green,
+//! `latency` when a plan takes effect, `control` decides, `plan` proves the result safe,
 //! `junction` keeps what lies between two steps, `workflow` reads and writes. Without features all of it is pure.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a failing test may panic"))]
