@@ -251,7 +251,8 @@ impl Junction {
 
     /// How long plans take to reach the controller, by what the signal shows at the newest step.
     fn latency_by(&self, intersection: &Intersection, state: &SignalState) -> Deciseconds {
-        let adaptive = self.observation.is_some_and(|seen| seen.mode == SignalMode::Adaptive);
+        let modes = [self.observation.map(|seen| seen.mode), self.before.as_ref().map(|before| before.mode)];
+        let adaptive = modes == [Some(SignalMode::Adaptive); 2];
         let asked = self.in_force.asked.filter(|_| adaptive && !self.followed(intersection).is_empty());
         learn(self.latency, asked, state.phase)
     }

@@ -1,7 +1,7 @@
 //! How long plans take to reach the controller, learnt from when it makes the changes that they ask for.
 //!
-//! A plan that asks for a change at once shows it: the change comes as late as the plan did. The planner then asks for nothing
-//! earlier, and so knows what will be shown until its plan is there. Nothing of the envelope rests on it.
+//! A plan that asks for a change at once shows it: the change comes as late as the plan did. The planner then wants nothing earlier,
+//! unless a limit does, and so knows what will be shown until its plan is there. The proof of a plan does not ask for it.
 
 use shared::units::{Deciseconds, Timestamp};
 
@@ -17,7 +17,7 @@ const STEP: Deciseconds = Deciseconds::new(1);
 /// The first change that a plan asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Asked {
-    /// From the readings of the plan that asked for it first to the end of the green before, ds.
+    /// Time from the readings of the first plan that asked for it to the end of the running green, ds.
     pub(crate) due_in_ds: u16,
     /// When the green of the next stage begins.
     pub(crate) start: Timestamp,
@@ -31,9 +31,9 @@ impl Asked {
         let [running, next, ..] = plan else { return None };
         let due_in_ds = u16::try_from(running.end().since(at).tenths()).unwrap_or(u16::MAX);
         let asked = Self { due_in_ds, start: next.start, stage: next.stage };
-        // What was due before and was not done is asked for again.
-        let was_due = |before: &Self| before.start <= at + next.start.since(running.end());
-        let same = |before: &Self| before.stage == asked.stage && (before.start == asked.start || was_due(before));
+        // What is about to be done is kept by this plan, if need be a little later.
+        let kept = |before: &Self| before.start < asked.start && before.start < at + next.start.since(running.end()) + PLAN_LATENCY;
+        let same = |before: &Self| before.stage == asked.stage && (before.start == asked.start || kept(before));
         before.filter(same).or(Some(asked))
     }
 }
@@ -104,10 +104,10 @@ mod tests {
     fn what_an_earlier_plan_asked_for_already_was_known_from_that_one() {
         let first = Asked::by(&plan(60), at(0), None);
         assert_eq!(Asked::by(&plan(60), at(50), first), first);
-        assert_eq!(Asked::by(&plan(80), at(50), first).map(|asked| asked.due_in_ds), Some(30));
+        assert_eq!(Asked::by(&plan(90), at(20), first).map(|asked| asked.due_in_ds), Some(70));
         assert_eq!(Asked::by(&plan(80)[..1], at(50), first), None);
         // It is still to be done at the next steps.
-        assert_eq!(Asked::by(&plan(60), at(60), first), first);
+        assert_eq!(Asked::by(&plan(61), at(40), first), first);
         assert_eq!(Asked::by(&plan(70), at(70), first), first);
     }
 

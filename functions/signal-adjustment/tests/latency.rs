@@ -186,6 +186,16 @@ fn until_the_plan_is_there_the_stage_goes_on_which_is_no_limit_of_a_candidate() 
 }
 
 #[test]
+fn a_latency_between_two_seconds_counts_as_the_later_one() {
+    let junction = intersection(|_| {});
+    let (inputs, ..) = first(&junction, &step("0", 30.0, 0, [3, 0, 3, 0, 9, 0, 9, 0]));
+    let decided = |tenths: u32| Inputs { latency: Deciseconds::new(tenths), ..inputs.clone() }.decide(&junction);
+    for tenths in 11..=20 {
+        assert_eq!(decided(tenths), decided(20));
+    }
+}
+
+#[test]
 fn what_is_due_before_the_next_plan_can_be_there_is_decided_now() {
     let junction = intersection(|_| {});
     // Three vehicles are let out before the change: it takes five seconds.
@@ -211,6 +221,12 @@ fn a_signal_that_is_run_by_hand_says_nothing_of_latency() {
     };
     assert_eq!(learnt("adaptive"), Deciseconds::from_secs(2));
     assert_eq!(learnt("manual"), Deciseconds::ZERO);
+    // Nor does the change when the operator lets go of it.
+    let mut street = Street::new();
+    street.mode = "manual";
+    street.step(2);
+    street.mode = "adaptive";
+    assert_eq!(street.step(2).latency, Deciseconds::ZERO);
 }
 
 /// Its green begins without a clearance: a controller that set out for it before the plan says would arrive at once.

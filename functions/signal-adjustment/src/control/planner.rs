@@ -76,9 +76,9 @@ pub(super) fn choose(intersection: &Intersection, inputs: &Inputs) -> Choice {
 fn start_of(schedule: &Schedule<'_>, state: &SignalState, step: Deciseconds) -> Start {
     let until = |at: Timestamp| seconds_up(at.since(state.at));
     let allowed = until(schedule.earliest_end());
-    let latest = until(schedule.green_max_end().min(schedule.red_max_end()));
-    // Until the plan is there, the stage goes on.
-    let earliest = allowed.max(seconds_up(schedule.latency()).min(latest));
+    let limit = schedule.green_max_end().min(schedule.red_max_end());
+    // Until the plan is there, the stage goes on, but no further than it may.
+    let earliest = allowed.max(seconds_up(schedule.latency()).min((limit.since(state.at).tenths() / 10) as usize));
     Start {
         before: match state.phase {
             Phase::Green { stage, .. } => stage,
@@ -88,7 +88,7 @@ fn start_of(schedule: &Schedule<'_>, state: &SignalState, step: Deciseconds) -> 
         begins: until(schedule.start()),
         age: (state.at.since(schedule.start()).tenths() / 10) as usize,
         earliest,
-        latest,
+        latest: until(limit),
         decided_until: seconds_up(step + schedule.latency()).max(earliest + 1),
     }
 }

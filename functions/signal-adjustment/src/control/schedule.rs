@@ -10,7 +10,7 @@ use crate::signal::{Phase, SignalState};
 ///
 /// Two rules follow, so that a plan never asks the controller to take back what the plan before it has begun: a change that
 /// the plan in force makes within this time is kept, and a change is never planned for the time in which the next plan may
-/// be on its way. With both, a plan may arrive this late without harm.
+/// be there or on its way, by what is known of its latency. With both, a plan may arrive this late without harm.
 pub(crate) const PLAN_LATENCY: Deciseconds = Deciseconds::from_secs(3);
 
 /// What the builder is asked to do with the stage it has reached.
@@ -29,7 +29,7 @@ pub(super) struct Schedule<'i> {
     ledger: RedLedger,
     /// Longest red to the last tenth.
     last: RedLedger,
-    /// How long plans take to reach the controller.
+    /// How long plans take to reach the controller, rounded up to seconds.
     latency: Deciseconds,
     stages: Vec<PlannedStage>,
     stage: usize,
@@ -54,6 +54,8 @@ impl<'i> Schedule<'i> {
             // Deadlines of the running stage are never before its own start.
             let _ = ledger.serve(intersection, stage, start);
         }
+        // The planner counts in whole seconds.
+        let latency = Deciseconds::from_secs(latency.tenths().div_ceil(10));
         Self { intersection, state, ledger, last, latency, stages: Vec::new(), stage, start }
     }
 
@@ -67,7 +69,7 @@ impl<'i> Schedule<'i> {
         self.start
     }
 
-    /// How long the plan takes to reach the controller.
+    /// How long the plan takes to reach the controller, rounded up to seconds.
     pub(super) const fn latency(&self) -> Deciseconds {
         self.latency
     }
