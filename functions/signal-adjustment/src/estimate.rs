@@ -11,6 +11,7 @@ use shared::units::{Deciseconds, Timestamp};
 
 use crate::control::flow_into;
 use crate::demand::Queue;
+use crate::signal::second;
 
 /// A detector is silent when nothing came for so many of its periods.
 pub const SILENT_AFTER_PERIODS: u32 = 3;
@@ -238,7 +239,7 @@ impl DetectorState {
 
     /// Whether its newest reading belongs to a later second.
     pub(crate) fn is_newer_than(&self, at: Timestamp) -> bool {
-        self.last.is_some_and(|last| last.div_euclid(1000) > at.as_millis().div_euclid(1000))
+        self.last.is_some_and(|last| second(Timestamp::from_millis(last)) > second(at))
     }
 }
 

@@ -17,9 +17,9 @@ use shared::units::{Deciseconds, Timestamp};
 use crate::control::{Decision, Inputs, PLAN_LATENCY};
 use crate::demand::{Queue, START_UP};
 use crate::estimate::{DetectorState, Discharge, Estimate};
-use crate::latency::{Asked, learn};
+use crate::latency::{Asked, Latency};
 use crate::plan::PlannedStage;
-use crate::signal::{Observation, Phase, SignalState};
+use crate::signal::{Observation, Phase, SignalState, second};
 
 /// What a reading did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +43,7 @@ pub struct Junction {
     as_of: Timestamp,
     estimate: Estimate,
     /// How long plans take to reach the controller, learnt before the newest step.
-    latency: Deciseconds,
+    latency: Latency,
     /// The signal before the newest step.
     before: Option<SignalState>,
     /// The plan in force before the newest step.
@@ -82,11 +82,6 @@ fn layout_of(intersection: &Intersection) -> u64 {
     intersection.layout() ^ FORMAT
 }
 
-/// The step that an instant belongs to.
-const fn second(at: Timestamp) -> i64 {
-    at.as_millis().div_euclid(1000)
-}
-
 /// Stages of a plan and how long they hold.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct InForce {
@@ -103,7 +98,7 @@ impl Junction {
             layout: layout_of(intersection),
             as_of: Timestamp::from_millis(i64::MIN),
             estimate: Estimate::unknown(intersection),
-            latency: Deciseconds::ZERO,
+            latency: Latency::default(),
             before: None,
             in_force: InForce::default(),
             observation: None,
@@ -250,11 +245,11 @@ impl Junction {
     }
 
     /// How long plans take to reach the controller, by what the signal shows at the newest step.
-    fn latency_by(&self, intersection: &Intersection, state: &SignalState) -> Deciseconds {
+    fn latency_by(&self, intersection: &Intersection, state: &SignalState) -> Latency {
         let modes = [self.observation.map(|seen| seen.mode), self.before.as_ref().map(|before| before.mode)];
         let adaptive = modes == [Some(SignalMode::Adaptive); 2];
         let asked = self.in_force.asked.filter(|_| adaptive && !self.followed(intersection).is_empty());
-        learn(self.latency, asked, state.phase)
+        self.latency.learn(asked, state.phase)
     }
 
     /// When the running green began by what the controller reported before and by its newest report, if the two contradict each other.
@@ -267,7 +262,7 @@ impl Junction {
         let state = self.signal(intersection);
         let mut estimate = self.estimate.clone();
         estimate.advance(intersection, self.before.as_ref(), &state);
-        let latency = self.latency_by(intersection, &state);
+        let latency = self.latency_by(intersection, &state).of_plans();
         Inputs { estimate, state, in_force: self.followed(intersection).to_vec(), latency }
     }
 
@@ -279,7 +274,7 @@ impl Junction {
             if plan.stages() != self.newest_stages() {
                 self.revision += 1;
             }
-            let asked = Asked::by(plan.stages(), inputs.state.at, self.in_force.asked);
+            let asked = Asked::by(plan.stages(), inputs.state.at, self.observation.is_some(), self.in_force.asked);
             self.decided = InForce { stages: plan.stages().to_vec(), asked, valid_until: plan.valid_until() };
             publish(intersection, (self.revision, self.as_of), plan, &decision)
         });
@@ -324,7 +319,7 @@ pub(crate) struct Stored {
     detectors: Vec<DetectorState>,
     discharge: Vec<Discharge>,
     queues: Vec<Queue>,
-    latency_ds: u8,
+    latency: Latency,
     before: Option<StoredSignal>,
     in_force: StoredPlan,
     observation: Option<(i64, StoredPhase, u8)>,
@@ -428,7 +423,7 @@ impl Junction {
             detectors: detectors.collect(),
             discharge: self.estimate.discharge().to_vec(),
             queues: self.estimate.queues.clone(),
-            latency_ds: u8::try_from(self.latency.tenths()).unwrap_or(u8::MAX),
+            latency: self.latency,
             before: self.before.as_ref().map(|state| StoredSignal {
                 at: near.from(state.at),
                 phase: near.store_phase(state.phase),
@@ -455,7 +450,7 @@ impl Junction {
             as_of: Timestamp::from_millis(stored.as_of),
             revision: stored.revision,
             estimate: Estimate::from_parts(detectors.collect(), stored.discharge, stored.queues),
-            latency: Deciseconds::new(u32::from(stored.latency_ds)),
+            latency: stored.latency,
             before: stored.before.map(|state| SignalState {
                 at: near.back(state.at),
                 phase: near.phase(state.phase),

@@ -3,6 +3,7 @@
 //! A plan that asks for a change at once shows it: the change comes as late as the plan did. The planner then wants nothing earlier,
 //! unless a limit does, and so knows what will be shown until its plan is there. The proof of a plan does not ask for it.
 
+use serde::{Deserialize, Serialize};
 use shared::units::{Deciseconds, Timestamp};
 
 use crate::control::PLAN_LATENCY;
@@ -26,9 +27,15 @@ pub(crate) struct Asked {
 }
 
 impl Asked {
-    /// Of a plan made at an instant. What the plan before asked for already, the controller may know from that one.
-    pub(crate) fn by(plan: &[PlannedStage], at: Timestamp, before: Option<Self>) -> Option<Self> {
-        let [running, next, ..] = plan else { return None };
+    /// Of a plan made at an instant, on a report of the controller or without one. What the plan before asked for already, the controller
+    /// may know from that one.
+    pub(crate) fn by(plan: &[PlannedStage], at: Timestamp, reported: bool, before: Option<Self>) -> Option<Self> {
+        let running = plan.first()?;
+        // Whether it was done in time the next report will tell.
+        if let Some(before) = before.filter(|before| !reported && before.stage == running.stage) {
+            return Some(before);
+        }
+        let next = plan.get(1)?;
         let due_in_ds = u16::try_from(running.end().since(at).tenths()).unwrap_or(u16::MAX);
         let asked = Self { due_in_ds, start: next.start, stage: next.stage };
         // What is about to be done is kept by this plan, if need be a little later.
@@ -38,22 +45,44 @@ impl Asked {
     }
 }
 
-/// What is known of the latency once a controller shows this.
-pub(crate) fn learn(latency: Deciseconds, asked: Option<Asked>, shown: Phase) -> Deciseconds {
-    let (stage, start) = match shown {
-        Phase::Green { stage, since } => (stage, since),
-        Phase::Clearing { to, until, .. } => (to, until),
-    };
-    let Some(asked) = asked.filter(|asked| asked.stage == stage) else { return latency };
-    let due_in = Deciseconds::new(u32::from(asked.due_in_ds));
-    let (late, early) = (start.since(asked.start), asked.start.since(start));
-    if late >= ON_TIME {
-        // Later than any plan comes, the controller did something else.
-        let by_plan = due_in < PLAN_LATENCY && due_in + late <= PLAN_LATENCY + ON_TIME;
-        return if by_plan { (due_in + late).min(PLAN_LATENCY) } else { latency };
+/// Why changes come later than they are asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Latency {
+    /// Of plans, ds.
+    plan_ds: u8,
+    /// Of the controller, ds: it is as late if it knew of the change in time.
+    own_ds: u8,
+}
+
+impl Latency {
+    /// How long plans take to reach the controller.
+    pub(crate) fn of_plans(self) -> Deciseconds {
+        Deciseconds::new(u32::from(self.plan_ds))
     }
-    let tells = early < ON_TIME && due_in < latency + ON_TIME;
-    if tells { latency.min(due_in).saturating_sub(STEP) } else { latency }
+
+    /// What is known once a controller shows this.
+    #[must_use]
+    pub(crate) fn learn(self, asked: Option<Asked>, shown: Phase) -> Self {
+        let (stage, start) = match shown {
+            Phase::Green { stage, since } => (stage, since),
+            Phase::Clearing { to, until, .. } => (to, until),
+        };
+        let Some(asked) = asked.filter(|asked| asked.stage == stage && asked.start.since(start) < ON_TIME) else { return self };
+        let stored = |time: Deciseconds| u8::try_from(time.tenths()).unwrap_or(u8::MAX);
+        let (due_in, late) = (Deciseconds::new(u32::from(asked.due_in_ds)), start.since(asked.start));
+        let own_ds = if due_in >= PLAN_LATENCY && late <= PLAN_LATENCY { stored(late) } else { self.own_ds };
+        let late = late.saturating_sub(Deciseconds::new(u32::from(own_ds)));
+        let known = self.of_plans();
+        let plan = if late >= ON_TIME {
+            // Later than any plan comes, the controller did something else.
+            if due_in + late <= PLAN_LATENCY + ON_TIME { (due_in + late).min(PLAN_LATENCY) } else { known }
+        } else if due_in < known + ON_TIME {
+            known.min(due_in).saturating_sub(STEP)
+        } else {
+            known
+        };
+        Self { plan_ds: stored(plan), own_ds }
+    }
 }
 
 #[cfg(test)]
@@ -71,9 +100,13 @@ mod tests {
         [running, PlannedStage { stage: 1, start: at(i64::from(end) + 40), green: Deciseconds::from_secs(10) }]
     }
 
-    fn learnt(before: u32, end: u32, shown_after: i64) -> u32 {
-        let shown = Phase::Green { stage: 1, since: at(i64::from(end) + 40 + shown_after) };
-        learn(Deciseconds::new(before), Asked::by(&plan(end), at(0), None), shown).tenths()
+    fn shown(end: u32, after: i64) -> Phase {
+        Phase::Green { stage: 1, since: at(i64::from(end) + 40 + after) }
+    }
+
+    fn learnt(plan_ds: u8, end: u32, after: i64) -> u8 {
+        let known = Latency { plan_ds, own_ds: 0 };
+        known.learn(Asked::by(&plan(end), at(0), true, None), shown(end, after)).plan_ds
     }
 
     #[test]
@@ -84,7 +117,7 @@ mod tests {
         // Whoever looks once a second may be half of one behind the slowest plan.
         assert_eq!(learnt(0, 0, 35), 30);
         // Those plans were there in time, or came later than any plan does.
-        for (end, after) in [(30, 10), (60, 20), (10, 31), (0, 50)] {
+        for (end, after) in [(40, 10), (60, 20), (10, 31), (0, 50)] {
             assert_eq!(learnt(15, end, after), 15, "{end} {after}");
         }
     }
@@ -102,18 +135,42 @@ mod tests {
 
     #[test]
     fn what_an_earlier_plan_asked_for_already_was_known_from_that_one() {
-        let first = Asked::by(&plan(60), at(0), None);
-        assert_eq!(Asked::by(&plan(60), at(50), first), first);
-        assert_eq!(Asked::by(&plan(90), at(20), first).map(|asked| asked.due_in_ds), Some(70));
-        assert_eq!(Asked::by(&plan(80)[..1], at(50), first), None);
+        let first = Asked::by(&plan(60), at(0), true, None);
+        assert_eq!(Asked::by(&plan(60), at(50), true, first), first);
+        assert_eq!(Asked::by(&plan(90), at(20), true, first).map(|asked| asked.due_in_ds), Some(70));
+        assert_eq!(Asked::by(&plan(80)[..1], at(50), true, first), None);
         // It is still to be done at the next steps.
-        assert_eq!(Asked::by(&plan(61), at(40), first), first);
-        assert_eq!(Asked::by(&plan(70), at(70), first), first);
+        assert_eq!(Asked::by(&plan(61), at(40), true, first), first);
+        assert_eq!(Asked::by(&plan(70), at(70), true, first), first);
+    }
+
+    #[test]
+    fn what_was_to_be_done_by_now_is_kept_until_the_controller_reports() {
+        let first = Asked::by(&plan(0), at(0), true, None);
+        let [_, next] = plan(0);
+        let after = [next, PlannedStage { stage: 2, start: next.end() + Deciseconds::from_secs(4), green: Deciseconds::from_secs(10) }];
+        for plan in [&after[..], &after[..1]] {
+            assert_eq!(Asked::by(plan, at(50), false, first), first);
+        }
+        assert_eq!(Asked::by(&after, at(50), true, first).map(|asked| asked.stage), Some(2));
+    }
+
+    #[test]
+    fn a_controller_that_is_late_with_what_it_knew_in_time_is_late_by_itself() {
+        let known = Latency::default().learn(Asked::by(&plan(40), at(0), true, None), shown(40, 15));
+        assert_eq!(known, Latency { plan_ds: 0, own_ds: 15 });
+        let later = |end: u32, after: i64| known.learn(Asked::by(&plan(end), at(0), true, None), shown(end, after));
+        assert_eq!(later(0, 15), known);
+        assert_eq!(later(0, 35), Latency { plan_ds: 20, own_ds: 15 });
+        assert_eq!(later(40, 0), Latency::default());
+        // It was kept from it.
+        assert_eq!(later(40, 31), known);
     }
 
     #[test]
     fn another_stage_shows_nothing() {
         let shown = Phase::Clearing { from: 0, to: 2, until: at(60) };
-        assert_eq!(learn(Deciseconds::new(7), Asked::by(&plan(0), at(0), None), shown).tenths(), 7);
+        let known = Latency { plan_ds: 7, own_ds: 0 };
+        assert_eq!(known.learn(Asked::by(&plan(0), at(0), true, None), shown), known);
     }
 }

@@ -57,8 +57,10 @@ pub struct Observation {
 /// A clearance that is said to last so much longer than configured is no clearance.
 const CLEARANCE_MARGIN: Deciseconds = Deciseconds::from_secs(10);
 
-/// A state whose controller said nothing for this long rests on assumptions.
-const NOT_REPORTED: Deciseconds = Deciseconds::from_secs(1);
+/// The step that an instant belongs to.
+pub(crate) const fn second(at: Timestamp) -> i64 {
+    at.as_millis().div_euclid(1000)
+}
 
 impl Observation {
     /// Translates a reading; none if it names a stage that the intersection does not have, or a clearance that cannot be.
@@ -80,7 +82,7 @@ impl Observation {
     #[must_use]
     pub fn credible(self, intersection: &Intersection, before: &SignalState, planned: Option<&SignalState>) -> Self {
         let Phase::Green { stage, since } = self.phase else { return self };
-        let reported = before.at.since(before.mode_at) < NOT_REPORTED;
+        let reported = before.is_reported();
         let adaptive = self.mode == SignalMode::Adaptive && before.mode == SignalMode::Adaptive;
         if !reported || !adaptive {
             return self;
@@ -165,7 +167,7 @@ impl SignalState {
                 green_began = ended - green;
             }
         }
-        let mut state = Self { at, phase, mode: SignalMode::Adaptive, mode_at: at - NOT_REPORTED, red_since };
+        let mut state = Self { at, phase, mode: SignalMode::Adaptive, mode_at: at - Deciseconds::from_secs(1), red_since };
         state.settle(intersection, stage, since);
         state
     }
@@ -197,6 +199,20 @@ impl SignalState {
             Phase::Green { stage, .. } => stage,
             Phase::Clearing { to, .. } => to,
         }
+    }
+
+    /// Whether the controller reported in this step.
+    fn is_reported(&self) -> bool {
+        second(self.at) == second(self.mode_at)
+    }
+
+    /// Whether the controller has reported since the phase that is shown began; else it is assumed from the plan.
+    pub(crate) fn is_seen(&self, intersection: &Intersection) -> bool {
+        let began = match self.phase {
+            Phase::Green { since, .. } => since,
+            Phase::Clearing { from, until, .. } => until - intersection.clearance(from),
+        };
+        self.is_reported() || began < self.mode_at.floor_to_tenth()
     }
 
     /// Whether the report shows what this state does.

@@ -500,6 +500,23 @@ fn a_stage_seen_after_a_gap_leaves_the_reds_before_it_at_their_longest() {
 }
 
 #[test]
+fn a_controller_a_second_behind_its_plan_has_followed_it() {
+    let junction = intersection(|_| {});
+    let mut state = Junction::unknown(&junction);
+    let (_, _, plan) = decide(&mut state, &junction, &step("0", 30.0, 0, [8, 0, 8, 0, 0, 4, 0, 4]));
+    let [first, second, third, ..] = &plan.stages[..] else { panic!("{plan:?}") };
+    // Nothing is heard until the second stage should be over: it is still shown.
+    let over = second.start + second.green_s;
+    assert!(over <= plan.valid_until && third.start > over, "{plan:?}");
+    let seconds = (over.as_millis() - at(0).as_millis()) / 1000;
+    let elapsed = over.since(second.start).as_secs();
+    let (inputs, ..) = decide(&mut state, &junction, &[signal(second.stage.as_str(), elapsed, seconds, "adaptive")]);
+    // What the first one served is red since the plan ended it, not since the last report.
+    let movement = junction.movements_of(0).iter().next().unwrap();
+    assert_eq!(inputs.state.red_since[movement], Some(first.start + first.green_s), "{plan:?}");
+}
+
+#[test]
 fn readings_of_clocks_that_differ_within_a_second_are_one_step() {
     let junction = intersection(|_| {});
     let mut state = Junction::unknown(&junction);

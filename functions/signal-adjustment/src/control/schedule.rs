@@ -75,15 +75,30 @@ impl<'i> Schedule<'i> {
     }
 
     /// When the stage reached may end at the earliest.
+    ///
+    /// If nobody saw it begin, the plan that began it may have been late: its minimum must be over even so, where the limits leave room.
     pub(super) fn earliest_end(&self) -> Timestamp {
-        let green_min = self.intersection.stages().get(self.stage).map_or(Deciseconds::ZERO, |s| s.green_min);
-        (self.start + green_min).max(self.state.at)
+        let earliest = self.minimum_end();
+        if self.stages.is_empty() && !self.state.is_seen(self.intersection) {
+            (self.start + self.green_min() + PLAN_LATENCY).min(self.green_max_end()).min(self.latest_by(&self.last)).max(earliest)
+        } else {
+            earliest
+        }
+    }
+
+    fn green_min(&self) -> Deciseconds {
+        self.intersection.stages().get(self.stage).map_or(Deciseconds::ZERO, |s| s.green_min)
+    }
+
+    /// When the minimum of the stage reached is over, if it began as assumed; not before now.
+    fn minimum_end(&self) -> Timestamp {
+        (self.start + self.green_min()).max(self.state.at)
     }
 
     /// When the stage reached must end because of its maximum green.
     pub(super) fn green_max_end(&self) -> Timestamp {
         let green_max = self.intersection.stages().get(self.stage).map_or(Deciseconds::ZERO, |s| s.green_max);
-        (self.start + green_max).max(self.earliest_end())
+        (self.start + green_max).max(self.minimum_end())
     }
 
     /// When the stage reached should end so that everybody else is served in time.
@@ -92,7 +107,7 @@ impl<'i> Schedule<'i> {
     }
 
     fn latest_by(&self, ledger: &RedLedger) -> Timestamp {
-        let earliest = self.earliest_end();
+        let earliest = self.minimum_end();
         earliest + ledger.slack(self.intersection, self.stage, earliest).unwrap_or(Deciseconds::ZERO)
     }
 
@@ -173,13 +188,14 @@ impl<'i> Schedule<'i> {
     pub(super) fn keep_imminent_change(&mut self, in_force: &[PlannedStage]) -> bool {
         let Phase::Green { stage, .. } = self.state.phase else { return false };
         let running = in_force.iter().rposition(|entry| entry.stage == stage && entry.start <= self.state.at);
-        let pair = running.and_then(|i| Some((in_force.get(i)?, in_force.get(i + 1)?)));
-        let Some((running, next)) = pair else { return false };
+        // A plan that does not know the stage shown was made when the change from it was taken to be under way.
+        let next = in_force.get(running.map_or(0, |running| running + 1));
+        let Some(next) = next.filter(|next| next.stage != stage) else { return false };
         // What was due a moment ago may have begun without being reported yet.
-        let due = running.end();
+        let due = next.start - self.intersection.clearance_between(stage, next.stage);
         let imminent = due + PLAN_LATENCY > self.state.at && due < self.state.at + PLAN_LATENCY;
         let latest = self.green_max_end().min(self.latest_by(&self.last));
-        let end = due.min(latest).max(self.earliest_end());
+        let end = due.min(latest).max(self.minimum_end());
         if imminent && self.may_follow_by(&self.last, end, next.stage) {
             self.change(end, next.stage);
             return true;
