@@ -20,11 +20,11 @@ const STEP: u32 = 5;
 /// What `greenwave backtest` is told.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// A model file; without it, the model that ships for --kind.
+    /// A model file.
     #[arg(long, required_unless_present = "kind")]
     pub model: Option<PathBuf>,
-    /// The kind of machine.
-    #[arg(long)]
+    /// Instead of a file, the kind of machine whose shipped model is asked.
+    #[arg(long, conflicts_with = "model")]
     pub kind: Option<String>,
     /// CSV of lives up to the failure that the model has not learnt from: columns unit, cycle and metrics. May be repeated.
     #[arg(long, required = true)]
@@ -113,15 +113,21 @@ pub fn run(args: &Args, mut say: impl FnMut(&str)) -> Result<(), BacktestError> 
         say(&outcome.line());
     }
     if let Some(best) = outcomes.iter().min_by(|a, b| a.cost_per_1000.total_cmp(&b.cost_per_1000)) {
-        let unit = &model.content().unit;
-        say(&format!(
-            "Least cost with an alert at {:.0} {unit}: train with --alert {:.0}. Without alerts it would be {:.2} per 1000 {unit}.",
-            best.threshold,
-            best.threshold,
-            without_alerts(&lives, args.cost_miss)
-        ));
+        say(&advice(best, without_alerts(&lives, args.cost_miss), &model.content().unit));
     }
     Ok(())
+}
+
+fn advice(best: &Outcome, without_alerts: f64, unit: &str) -> String {
+    let Outcome { threshold, cost_per_1000, .. } = best;
+    if *cost_per_1000 >= without_alerts {
+        return format!(
+            "No alert pays: without alerts it costs {without_alerts:.2} per 1000 {unit}, with the best one, at {threshold:.0}, {cost_per_1000:.2}."
+        );
+    }
+    format!(
+        "Least cost with an alert at {threshold:.0} {unit}: train with --alert {threshold:.0}. Without alerts it would be {without_alerts:.2} per 1000 {unit}."
+    )
 }
 
 fn model(args: &Args) -> Result<Model, BacktestError> {
@@ -279,6 +285,17 @@ mod tests {
         let cost = |threshold| outcome(&lives, threshold, &args(5)).cost_per_1000;
         assert!(cost(10.0) < cost(40.0));
         assert!(cost(40.0) < without_alerts(&lives, 100.0));
+    }
+
+    #[test]
+    fn where_a_visit_costs_as_much_as_a_failure_no_alert_is_advised() {
+        let lives = [life(0.0)];
+        let told = |cost_visit: f64| {
+            let args = Args { cost_visit, ..args(5) };
+            advice(&outcome(&lives, 10.0, &args), without_alerts(&lives, args.cost_miss), "cycles")
+        };
+        assert!(told(10.0).starts_with("Least cost with an alert at 10 cycles"), "{}", told(10.0));
+        assert!(told(100.0).starts_with("No alert pays: without alerts it costs 1000.00 per 1000 cycles"), "{}", told(100.0));
     }
 
     #[test]

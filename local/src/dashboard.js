@@ -3,6 +3,9 @@
 const node = (name, className, text) => Object.assign(document.createElement(name), { className, textContent: text ?? '' });
 const clock = time => time.slice(11, 19);
 let chosen = null;
+// The newest event time, and when it came: readings may be of any day, so the clock on the wall tells nothing of them but that they stopped.
+let newest = '', newestCame = 0;
+const QUIET_MS = 30e3;
 
 async function get(path) {
   const answer = await fetch(path);
@@ -25,7 +28,13 @@ function card(plan) {
   box.setAttribute('aria-pressed', plan.intersection_id === chosen);
   box.onclick = () => { chosen = plan.intersection_id; showDecisions(plan).catch(say); };
   const head = node('div', 'head');
-  head.append(node('strong', '', plan.intersection_id), node('span', `source ${plan.source}`, plan.source.replaceAll('_', ' ')));
+  const over = Date.parse(plan.valid_until) < Date.parse(newest);
+  head.append(node('strong', '', plan.intersection_id), over ? node('span', 'source over', `ran out at ${clock(plan.valid_until)}`)
+    : node('span', `source ${plan.source}`, plan.source.replaceAll('_', ' ')));
+  if (over) {
+    box.append(head, node('div', 'why', 'No newer plan: the controller has fallen back to its time of day. Click to see its last decisions.'));
+    return box;
+  }
   const now = Date.parse(plan.as_of), from = now - 15e3, length = Date.parse(plan.valid_until) - from, bar = node('div', 'bar');
   for (const entry of plan.stages) {
     const start = Math.max(from, Date.parse(entry.start)), end = Math.min(from + length, Date.parse(entry.start) + 1e3 * entry.green_s);
@@ -126,9 +135,12 @@ const say = error => { document.getElementById('said').textContent = `${error.me
 
 async function refresh() {
   try {
-    const plans = await pages('/v1/plans?limit=500');
+    const plans = await pages('/v1/plans?limit=500'), last = plans.map(p => p.as_of).sort().at(-1) ?? '';
+    if (last !== newest) [newest, newestCame] = [last, performance.now()];
     document.getElementById('junctions').replaceChildren(...plans.map(card));
-    say(plans.length ? `${plans.length} junctions, newest reading ${plans.map(p => p.as_of).sort().at(-1)}`
+    const quiet = performance.now() - newestCame;
+    say(plans.length ? `${plans.length} junctions, newest reading ${newest}`
+                       + (quiet > QUIET_MS ? `; none for ${Math.floor(quiet / 1e3)} s: what is shown is old` : '')
                      : 'No plan yet: configure an intersection and send readings.');
     const plan = plans.find(p => p.intersection_id === chosen);
     if (plan) await showDecisions(plan);

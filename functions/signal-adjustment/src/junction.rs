@@ -214,22 +214,12 @@ impl Junction {
                 },
             );
         };
-        let follow = |to: Timestamp| {
-            let mut state = before.clone();
-            state.follow(intersection, followed, to);
-            state
-        };
-        let mut state = follow(at);
+        let mut state = self.follow(intersection, before, at);
         match self.observation {
             Some(seen) => {
                 let seen = seen.credible(intersection, before, (!followed.is_empty()).then_some(&state));
-                if !state.agrees_with(seen) {
-                    // It may be late: a plan took its time to arrive, and the controller looks at it once a second.
-                    let earlier = (1..=PLAN_LATENCY.tenths() / 10).map(|late| at - Deciseconds::from_secs(late));
-                    let late = earlier.take_while(|&to| to >= before.at).map(follow).find(|state| state.agrees_with(seen));
-                    // Else it did something else: what the plan would have served may not have been served.
-                    state = late.unwrap_or_else(|| before.clone());
-                }
+                // If it did something else, what the plan would have served may not have been served.
+                state = self.as_planned(intersection, before, seen).unwrap_or_else(|| before.clone());
                 state.observe(intersection, at, seen);
             }
             None if followed.is_empty() => {
@@ -242,6 +232,29 @@ impl Junction {
             state.mode = SignalMode::Adaptive;
         }
         state
+    }
+
+    /// What following the plan leads to.
+    fn follow(&self, intersection: &Intersection, before: &SignalState, to: Timestamp) -> SignalState {
+        let mut state = before.clone();
+        state.follow(intersection, self.followed(intersection), to);
+        state
+    }
+
+    /// The same, if it fits what the controller reports. That may be late: a plan took its time to arrive, and the controller looks at it
+    /// once a second.
+    fn as_planned(&self, intersection: &Intersection, before: &SignalState, seen: Observation) -> Option<SignalState> {
+        let moments = (0..=PLAN_LATENCY.tenths() / 10).map(|late| self.now() - Deciseconds::from_secs(late));
+        let mut states = moments.take_while(|&to| to >= before.at).map(|to| self.follow(intersection, before, to));
+        states.find(|state| state.agrees_with(seen))
+    }
+
+    /// Whether an adaptive controller reports what following its plan leads to at no moment since it can have it: the plan came too late,
+    /// or the cabinet refused or overruled it.
+    pub fn strays(&self, intersection: &Intersection) -> bool {
+        let (Some(before), Some(seen)) = (&self.before, self.observation) else { return false };
+        let adaptive = [before.mode, seen.mode] == [SignalMode::Adaptive; 2] && !self.followed(intersection).is_empty();
+        adaptive && self.as_planned(intersection, before, seen).is_none()
     }
 
     /// How long plans take to reach the controller, by what the signal shows at the newest step.

@@ -54,6 +54,8 @@ mod stream {
             readings_unconfigured = batch.sum(|tally| tally.unconfigured),
             decisions_made = batch.sum(|tally| tally.decisions),
             plans_held = batch.sum(|tally| tally.held),
+            plans_not_followed = batch.sum(|tally| tally.strayed),
+            plan_latency_ms_max = batch.done.iter().map(|tally| tally.plan_latency.tenths() * 100).max().unwrap_or_default(),
             detectors_distrusted = batch.sum(|tally| tally.distrusted),
             "a batch was processed"
         );

@@ -41,6 +41,10 @@ pub struct Tally {
     pub held: u32,
     /// Detectors without a say in the last decision.
     pub distrusted: u32,
+    /// Decisions at which the controller did something else than its plan.
+    pub strayed: u32,
+    /// How long plans took to reach the controller, as of the last decision.
+    pub plan_latency: Deciseconds,
     /// Writes that were refused because another function had written first.
     pub overtaken: u32,
 }
@@ -241,6 +245,12 @@ impl Steps<'_> {
         if let Some((known, said)) = self.junction.contradiction(&inputs.state) {
             tracing::warn!(intersection = %self.intersection.id(), %known, %said, "the controller reports a stage_elapsed_s that its own reports contradict");
         }
+        if self.junction.strays(self.intersection) {
+            self.tally.strayed += 1;
+            let shown = self.intersection.stages().get(inputs.state.stage()).map(|stage| stage.id.as_str());
+            tracing::warn!(intersection = %self.intersection.id(), shown, "the controller does something else than its plan");
+        }
+        self.tally.plan_latency = inputs.latency;
         self.tally.distrusted = u32::try_from(decision.distrusted.len()).unwrap_or(u32::MAX);
         match (decided, &decision.plan) {
             (Some(next), _) => {

@@ -37,6 +37,8 @@ struct Street {
     reports_after: i64,
     /// By how many seconds each change of stage was late.
     late: Vec<i64>,
+    /// Steps at which it did something else than its plan.
+    strayed: usize,
 }
 
 impl Street {
@@ -59,6 +61,7 @@ impl Street {
             clears_longer: 0,
             reports_after: 0,
             late: vec![],
+            strayed: 0,
         }
     }
 
@@ -83,6 +86,7 @@ impl Street {
 
     fn decide(&mut self, readings: &[SensorReading], latency_s: i64) -> Inputs {
         let (inputs, _, plan) = decide(&mut self.state, &self.junction, readings);
+        self.strayed += usize::from(self.state.strays(&self.junction));
         self.state = Junction::from_bytes(&self.state.to_bytes().unwrap()).unwrap();
         self.coming.push_back((self.now + latency_s, plan.stages));
         inputs
@@ -187,6 +191,33 @@ fn in_shadow_mode_nothing_is_learnt_as_nobody_follows() {
     };
     assert_eq!(learnt("adaptive"), Deciseconds::from_secs(2));
     assert_eq!(learnt("shadow"), Deciseconds::ZERO);
+}
+
+#[test]
+fn a_controller_whose_plans_come_later_than_three_seconds_does_something_else_than_its_plan() {
+    for latency_s in [0, 1, 2, 3, 6, 9] {
+        let mut street = Street::new();
+        (0..100).for_each(|_| drop(street.step(latency_s)));
+        assert_eq!(street.strayed > 0, latency_s > 3, "{latency_s}: {}", street.strayed);
+    }
+}
+
+#[test]
+fn only_an_adaptive_controller_with_a_plan_can_do_something_else_than_its_plan() {
+    let strays = |change: fn(&mut Street)| {
+        let mut street = Street::new();
+        (0..4).for_each(|_| drop(street.step(0)));
+        change(&mut street);
+        // A stage that nobody asked for.
+        (street.stage, street.since, street.clearing) = ((street.stage + 2) % STAGES.len(), street.now, None);
+        let readings = [street.readings(), vec![street.report()]].concat();
+        street.decide(&readings, 0);
+        street.strayed > 0
+    };
+    assert!(strays(|_| ()));
+    assert!(!strays(|street| street.mode = "manual"));
+    assert!(!strays(|street| street.junction = intersection(|document| document["control"]["mode"] = json!("shadow"))));
+    assert!(!strays(|street| street.now += 600));
 }
 
 #[test]
