@@ -517,6 +517,19 @@ fn a_controller_a_second_behind_its_plan_has_followed_it() {
 }
 
 #[test]
+fn a_controller_that_changes_in_the_second_of_its_report_has_followed_its_plan() {
+    let junction = intersection(|_| {});
+    let mut state = Junction::unknown(&junction);
+    let (_, _, plan) = decide(&mut state, &junction, &step("0", 30.0, 0, [8, 0, 8, 0, 0, 4, 0, 4]));
+    let [first, second, ..] = &plan.stages[..] else { panic!("{plan:?}") };
+    let seconds = (second.start.as_millis() - at(0).as_millis()) / 1000;
+    let (inputs, ..) = decide(&mut state, &junction, &[signal(second.stage.as_str(), 0.0, seconds, "adaptive")]);
+    assert!(!state.strays(&junction), "{plan:?}");
+    let movement = junction.movements_of(0).iter().next().unwrap();
+    assert_eq!(inputs.state.red_since[movement], Some(first.start + first.green_s), "{plan:?}");
+}
+
+#[test]
 fn readings_of_clocks_that_differ_within_a_second_are_one_step() {
     let junction = intersection(|_| {});
     let mut state = Junction::unknown(&junction);
