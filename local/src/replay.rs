@@ -48,7 +48,7 @@ pub enum ReplayError {
     #[error("the decision of {0}: {1}")]
     Record(String, UnusableRecord),
     /// A decision came out differently.
-    #[error("{0} of {1} decisions came out differently")]
+    #[error("{0} of {1} decisions came out differently: another version made them, or a file was changed")]
     Differs(usize, usize),
 }
 

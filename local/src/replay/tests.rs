@@ -60,7 +60,7 @@ fn a_record_that_does_not_give_its_plan_is_an_error() {
     record["next"]["stages"][1]["green_s"] = json!(49.9);
     let (said, outcome) = replay(&record, CONFIGURATION);
     assert!(said[0].ends_with("ANOTHER PLAN than the record says."), "{said:?}");
-    assert_eq!(outcome.unwrap_err().to_string(), "1 of 1 decisions came out differently");
+    assert_eq!(outcome.unwrap_err().to_string(), "1 of 1 decisions came out differently: another version made them, or a file was changed");
 }
 
 #[test]
