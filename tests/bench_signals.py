@@ -53,7 +53,7 @@ def main():
         rows = measure(arguments, python, harness, started.logs, f"http://127.0.0.1:{port}")
     table(rows)
     ours = [row for row in rows if row["controller"].startswith(GREENWAVE)]
-    # Where plans are made to come late, a cabinet has none for the first seconds.
+    # Where plans are made to come late, no cabinet has one for the first seconds.
     delayed = "latency" in arguments.options
     wrong = [row for row in ours if row["forced"] or row["refused"] or row["late"] or (row["fallback_s"] and not delayed)]
     if wrong:

@@ -122,7 +122,7 @@ fn advice(best: &Outcome, without_alerts: f64, unit: &str) -> String {
     let Outcome { threshold, cost_per_1000, .. } = best;
     if *cost_per_1000 >= without_alerts {
         return format!(
-            "No alert pays: without alerts it costs {without_alerts:.2} per 1000 {unit}, with the best one, at {threshold:.0}, {cost_per_1000:.2}."
+            "No alert pays: with one at {threshold:.0} {unit} it costs {cost_per_1000:.2} per 1000 {unit}, without alerts {without_alerts:.2}."
         );
     }
     format!(
@@ -171,21 +171,20 @@ fn outcome(lives: &[Vec<Said>], threshold: f64, args: &Args) -> Outcome {
         alarms += u32::from(low);
         due += u32::from(is_low);
     }
-    let (mut misses, mut leads, mut cost, mut worked) = (0, Vec::new(), 0.0, 0.0);
+    let (mut misses, mut leads, mut worked) = (0, Vec::new(), 0.0);
     for said in lives {
         let timely = raised(said, threshold).filter(|alert| alert.left >= args.lead);
         let end = said.last().map_or(0, |last| last.cycle);
         if let Some(alert) = timely {
             leads.push(alert.left);
-            cost += args.cost_visit;
             worked += float(alert.cycle + args.lead);
         } else {
             misses += 1;
-            cost += args.cost_miss;
             worked += float(end);
         }
     }
     leads.sort_unstable();
+    let cost = count(misses) * args.cost_miss + count(leads.len()) * args.cost_visit;
     let share = |of: u32, all: u32| f64::from(of) / f64::from(all.max(1));
     Outcome {
         threshold,
@@ -209,7 +208,7 @@ fn raised(said: &[Said], threshold: f64) -> Option<Said> {
 
 fn without_alerts(lives: &[Vec<Said>], cost_miss: f64) -> f64 {
     let ends = lives.iter().filter_map(|said| said.last()).map(|last| float(last.cycle));
-    1000.0 * cost_miss * float(u64::try_from(lives.len()).unwrap_or(u64::MAX)) / ends.sum::<f64>().max(1.0)
+    1000.0 * (count(lives.len()) * cost_miss) / ends.sum::<f64>().max(1.0)
 }
 
 impl Outcome {
@@ -225,6 +224,10 @@ impl Outcome {
         let _ = write!(line, " {:>14.2}", self.cost_per_1000);
         line
     }
+}
+
+fn count(lives: usize) -> f64 {
+    float(u64::try_from(lives).unwrap_or(u64::MAX))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "cycles are far below 2^52")]
@@ -295,7 +298,13 @@ mod tests {
             advice(&outcome(&lives, 10.0, &args), without_alerts(&lives, args.cost_miss), "cycles")
         };
         assert!(told(10.0).starts_with("Least cost with an alert at 10 cycles"), "{}", told(10.0));
-        assert!(told(100.0).starts_with("No alert pays: without alerts it costs 1000.00 per 1000 cycles"), "{}", told(100.0));
+        assert!(told(100.0).starts_with("No alert pays: "), "{}", told(100.0));
+        assert!(told(100.0).ends_with("without alerts 1000.00."), "{}", told(100.0));
+        // Ten times a tenth is one, also if all of them are missed.
+        let args = Args { cost_miss: 0.1, ..args(20) };
+        let lives = vec![life(0.0); 10];
+        let told = advice(&outcome(&lives, 10.0, &args), without_alerts(&lives, args.cost_miss), "cycles");
+        assert!(told.starts_with("No alert pays: "), "{told}");
     }
 
     #[test]

@@ -3,9 +3,9 @@
 const node = (name, className, text) => Object.assign(document.createElement(name), { className, textContent: text ?? '' });
 const clock = time => time.slice(11, 19);
 let chosen = null;
-// The newest event time, and when it came: readings may be of any day, so the clock on the wall tells nothing of them but that they stopped.
+// The newest event time, and when it came while this page was open: readings may be of any day, so the clock on the wall tells nothing
+// of them but that they stopped.
 let newest = '', newestCame = 0;
-const QUIET_MS = 30e3;
 
 async function get(path) {
   const answer = await fetch(path);
@@ -32,7 +32,7 @@ function card(plan) {
   head.append(node('strong', '', plan.intersection_id), over ? node('span', 'source over', `ran out at ${clock(plan.valid_until)}`)
     : node('span', `source ${plan.source}`, plan.source.replaceAll('_', ' ')));
   if (over) {
-    box.append(head, node('div', 'why', 'No newer plan: the controller has fallen back to its time of day. Click to see its last decisions.'));
+    box.append(head, node('div', 'why', 'Other junctions have newer readings. A controller without a newer plan is back on its time of day.'));
     return box;
   }
   const now = Date.parse(plan.as_of), from = now - 15e3, length = Date.parse(plan.valid_until) - from, bar = node('div', 'bar');
@@ -138,9 +138,9 @@ async function refresh() {
     const plans = await pages('/v1/plans?limit=500'), last = plans.map(p => p.as_of).sort().at(-1) ?? '';
     if (last !== newest) [newest, newestCame] = [last, performance.now()];
     document.getElementById('junctions').replaceChildren(...plans.map(card));
-    const quiet = performance.now() - newestCame;
+    const quiet = performance.now() - newestCame, lives = Math.max(0, ...plans.map(p => Date.parse(p.valid_until) - Date.parse(p.as_of)));
     say(plans.length ? `${plans.length} junctions, newest reading ${newest}`
-                       + (quiet > QUIET_MS ? `; none for ${Math.floor(quiet / 1e3)} s: what is shown is old` : '')
+                       + (quiet > lives ? `; no other for ${Math.floor(quiet / 1e3)} s or longer: plans have run out` : '')
                      : 'No plan yet: configure an intersection and send readings.');
     const plan = plans.find(p => p.intersection_id === chosen);
     if (plan) await showDecisions(plan);

@@ -127,8 +127,7 @@ async fn each_function_counts_what_it_did_and_the_plan_names_the_request_behind_
     // The one at fault, and the four exits of which nothing was ever heard.
     let own = json!({
         "readings_folded": 8, "readings_late": 0, "readings_unconfigured": 2, "decisions_made": 1, "plans_held": 0,
-        "plans_not_followed": 0, "plan_latency_ms_max": 0,
-        "detectors_distrusted": 5,
+        "plans_not_followed": 0, "plan_latency_ms_max": 0, "detectors_distrusted": 5,
     });
     assert_eq!(said.metrics(), with(own));
 

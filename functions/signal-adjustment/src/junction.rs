@@ -17,7 +17,7 @@ use shared::units::{Deciseconds, Timestamp};
 use crate::control::{Decision, Inputs, PLAN_LATENCY};
 use crate::demand::{Queue, START_UP};
 use crate::estimate::{DetectorState, Discharge, Estimate};
-use crate::latency::{Asked, Latency};
+use crate::latency::{Asked, LATE, Latency};
 use crate::plan::PlannedStage;
 use crate::signal::{Observation, Phase, SignalState, second};
 
@@ -249,20 +249,32 @@ impl Junction {
         states.find(|state| state.agrees_with(seen))
     }
 
-    /// Whether an adaptive controller reports what following its plan leads to at no moment since it can have it: the plan came too late,
-    /// or the cabinet refused or overruled it.
-    pub fn strays(&self, intersection: &Intersection) -> bool {
-        let (Some(before), Some(seen)) = (&self.before, self.observation) else { return false };
-        let adaptive = [before.mode, seen.mode] == [SignalMode::Adaptive; 2] && !self.followed(intersection).is_empty();
-        adaptive && self.as_planned(intersection, before, seen).is_none()
+    /// The first change that the plan in force asks for, if an adaptive controller follows it and reports.
+    fn asked(&self, intersection: &Intersection) -> Option<Asked> {
+        let modes = [self.observation.map(|seen| seen.mode), self.before.as_ref().map(|before| before.mode)];
+        let adaptive = modes == [Some(SignalMode::Adaptive); 2];
+        self.in_force.asked.filter(|_| adaptive && !self.followed(intersection).is_empty())
     }
 
     /// How long plans take to reach the controller, by what the signal shows at the newest step.
     fn latency_by(&self, intersection: &Intersection, state: &SignalState) -> Latency {
-        let modes = [self.observation.map(|seen| seen.mode), self.before.as_ref().map(|before| before.mode)];
-        let adaptive = modes == [Some(SignalMode::Adaptive); 2];
-        let asked = self.in_force.asked.filter(|_| adaptive && !self.followed(intersection).is_empty());
-        self.latency.learn(asked, state.phase)
+        self.latency.learn(self.asked(intersection), state.phase)
+    }
+
+    /// Whether an adaptive controller does something else than its plan: it makes a change later than any plan comes, or still has not made
+    /// it, or makes one that is not asked for yet.
+    pub fn strays(&self, intersection: &Intersection, state: &SignalState) -> bool {
+        let Some(asked) = self.asked(intersection) else { return false };
+        let followed = self.followed(intersection);
+        let (stage, start) = state.phase.reached();
+        let heard_before = self.before.as_ref().is_some_and(SignalState::is_reported);
+        if heard_before && !followed.iter().any(|entry| entry.stage == stage && entry.start <= start + LATE) {
+            return true;
+        }
+        // Unheard, it may have made the change that was asked for, and those after it.
+        let mut later = followed.iter().skip_while(|entry| entry.stage != asked.stage).skip(1);
+        let went_on = later.any(|entry| entry.stage == stage && entry.start <= state.at);
+        !went_on && self.latency.is_overdue(asked, state.phase, state.at)
     }
 
     /// When the running green began by what the controller reported before and by its newest report, if the two contradict each other.

@@ -12,6 +12,8 @@ use crate::signal::Phase;
 
 /// A controller that looks at its plan once a second is on time within this.
 const ON_TIME: Deciseconds = Deciseconds::from_secs(1);
+/// Who changes more than so much after a plan wanted it, or before, does not follow that plan.
+pub(crate) const LATE: Deciseconds = Deciseconds::from_secs(4);
 /// What each change that is made as early as was thought possible takes off: after some of them an earlier one is tried.
 const STEP: Deciseconds = Deciseconds::new(1);
 
@@ -63,10 +65,7 @@ impl Latency {
     /// What is known once a controller shows this.
     #[must_use]
     pub(crate) fn learn(self, asked: Option<Asked>, shown: Phase) -> Self {
-        let (stage, start) = match shown {
-            Phase::Green { stage, since } => (stage, since),
-            Phase::Clearing { to, until, .. } => (to, until),
-        };
+        let (stage, start) = shown.reached();
         let Some(asked) = asked.filter(|asked| asked.stage == stage && asked.start.since(start) < ON_TIME) else { return self };
         let stored = |time: Deciseconds| u8::try_from(time.tenths()).unwrap_or(u8::MAX);
         let (due_in, late) = (Deciseconds::new(u32::from(asked.due_in_ds)), start.since(asked.start));
@@ -75,13 +74,20 @@ impl Latency {
         let known = self.of_plans();
         let plan = if late >= ON_TIME {
             // Later than any plan comes, the controller did something else.
-            if due_in + late <= PLAN_LATENCY + ON_TIME { (due_in + late).min(PLAN_LATENCY) } else { known }
+            if due_in + late <= LATE { (due_in + late).min(PLAN_LATENCY) } else { known }
         } else if due_in < known + ON_TIME {
             known.min(due_in).saturating_sub(STEP)
         } else {
             known
         };
         Self { plan_ds: stored(plan), own_ds }
+    }
+
+    /// Whether a change was made, or has still not been made at an instant at which this is shown, later than any plan comes.
+    pub(crate) fn is_overdue(self, asked: Asked, shown: Phase, at: Timestamp) -> bool {
+        let (stage, start) = shown.reached();
+        let start = if stage == asked.stage { start } else { at };
+        start.since(asked.start) > LATE + Deciseconds::new(u32::from(self.own_ds))
     }
 }
 

@@ -101,10 +101,7 @@ impl SignalPlan {
         if !state.fits(intersection) {
             return Err(SafetyViolation::State);
         }
-        let running = match state.phase {
-            Phase::Green { stage, since } => (stage, since),
-            Phase::Clearing { to, until, .. } => (to, until),
-        };
+        let running = state.phase.reached();
         if running != (first.stage, first.start) {
             return Err(SafetyViolation::NotRunning);
         }

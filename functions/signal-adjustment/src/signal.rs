@@ -28,6 +28,16 @@ pub enum Phase {
     },
 }
 
+impl Phase {
+    /// The stage that is green or about to be, and when its green begins.
+    pub const fn reached(self) -> (usize, Timestamp) {
+        match self {
+            Self::Green { stage, since } => (stage, since),
+            Self::Clearing { to, until, .. } => (to, until),
+        }
+    }
+}
+
 /// What the signal shows at an instant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SignalState {
@@ -202,7 +212,7 @@ impl SignalState {
     }
 
     /// Whether the controller reported in this step.
-    fn is_reported(&self) -> bool {
+    pub(crate) fn is_reported(&self) -> bool {
         second(self.at) == second(self.mode_at)
     }
 
@@ -359,10 +369,7 @@ impl SignalState {
 
     /// When the green now shown may end at the earliest: not before its minimum, not before now.
     pub fn earliest_end(&self, intersection: &Intersection) -> Timestamp {
-        let (stage, since) = match self.phase {
-            Phase::Green { stage, since } => (stage, since),
-            Phase::Clearing { to, until, .. } => (to, until),
-        };
+        let (stage, since) = self.phase.reached();
         let green_min = intersection.stages().get(stage).map_or(Deciseconds::ZERO, |s| s.green_min);
         (since + green_min).max(self.at)
     }

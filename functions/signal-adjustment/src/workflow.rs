@@ -41,7 +41,7 @@ pub struct Tally {
     pub held: u32,
     /// Detectors without a say in the last decision.
     pub distrusted: u32,
-    /// Decisions at which the controller did something else than its plan.
+    /// Reports of a controller that does something else than its plan.
     pub strayed: u32,
     /// How long plans took to reach the controller, as of the last decision.
     pub plan_latency: Deciseconds,
@@ -161,7 +161,7 @@ where
         };
         let mut junction = junction.under(&intersection);
         junction.set_in_alarm(&intersection, &warm.in_alarm);
-        let mut step = Steps { intersection: &intersection, junction, tally: Tally::default(), records: vec![] };
+        let mut step = Steps { intersection: &intersection, junction, reported: false, tally: Tally::default(), records: vec![] };
         let mut undecided = false;
         for reading in group.iter().flat_map(|record| &record.readings) {
             if undecided && step.junction.begins_step(&intersection, reading) {
@@ -218,6 +218,8 @@ where
 struct Steps<'i> {
     intersection: &'i Intersection,
     junction: Junction,
+    /// The controller reported since the last decision.
+    reported: bool,
     tally: Tally,
     records: Vec<DecisionRecord>,
 }
@@ -236,6 +238,7 @@ impl Steps<'_> {
             Folded::Ignored => &mut self.tally.ignored,
         };
         *count += 1;
+        self.reported |= folded == Folded::New && matches!(reading, SensorReading::SignalState(_));
         folded == Folded::New
     }
 
@@ -245,10 +248,13 @@ impl Steps<'_> {
         if let Some((known, said)) = self.junction.contradiction(&inputs.state) {
             tracing::warn!(intersection = %self.intersection.id(), %known, %said, "the controller reports a stage_elapsed_s that its own reports contradict");
         }
-        if self.junction.strays(self.intersection) {
+        if std::mem::take(&mut self.reported) && self.junction.strays(self.intersection, &inputs.state) {
             self.tally.strayed += 1;
-            let shown = self.intersection.stages().get(inputs.state.stage()).map(|stage| stage.id.as_str());
-            tracing::warn!(intersection = %self.intersection.id(), shown, "the controller does something else than its plan");
+            let id = |stage: usize| self.intersection.stages().get(stage).map_or("", |stage| stage.id.as_str());
+            let shown = id(inputs.state.stage());
+            let planned = inputs.in_force.iter().map(|entry| format!("{} from {}", id(entry.stage), entry.start));
+            let planned = planned.collect::<Vec<_>>().join(", ");
+            tracing::warn!(intersection = %self.intersection.id(), shown, planned, "the controller does something else than its plan");
         }
         self.tally.plan_latency = inputs.latency;
         self.tally.distrusted = u32::try_from(decision.distrusted.len()).unwrap_or(u32::MAX);

@@ -524,7 +524,6 @@ fn a_controller_that_changes_in_the_second_of_its_report_has_followed_its_plan()
     let [first, second, ..] = &plan.stages[..] else { panic!("{plan:?}") };
     let seconds = (second.start.as_millis() - at(0).as_millis()) / 1000;
     let (inputs, ..) = decide(&mut state, &junction, &[signal(second.stage.as_str(), 0.0, seconds, "adaptive")]);
-    assert!(!state.strays(&junction), "{plan:?}");
     let movement = junction.movements_of(0).iter().next().unwrap();
     assert_eq!(inputs.state.red_since[movement], Some(first.start + first.green_s), "{plan:?}");
 }

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::expect_used, reason = "a failing test may panic")]
 
-use serde_json::json;
+use serde_json::{Value, json};
 use shared::asset::{AssetHealth, HealthState};
 use shared::ids::{AssetId, AssetKind, IntersectionId};
 use shared::intersection::Intersection;
@@ -18,14 +18,25 @@ fn at(seconds: i64) -> Timestamp {
     Timestamp::from_millis(1_795_334_400_000 + 1000 * seconds)
 }
 
+fn record(seconds: i64, readings: Vec<Value>) -> ReadingRecord {
+    let read = |value: Value| parse_reading(&serde_json::value::to_raw_value(&value).unwrap()).unwrap();
+    ReadingRecord { key: "J1".into(), received_at: at(seconds), request_id: None, readings: readings.into_iter().map(read).collect() }
+}
+
 fn step(seconds: i64) -> ReadingRecord {
     let reading = |lane: &&str| {
-        let value = json!({
+        json!({
             "type": "detector", "intersection_id": "J1", "detector_id": lane, "time": at(seconds), "period_s": 5, "queue": seconds % 7,
-        });
-        parse_reading(&serde_json::value::to_raw_value(&value).unwrap()).unwrap()
+        })
     };
-    ReadingRecord { key: "J1".into(), received_at: at(seconds), request_id: None, readings: LANES.iter().map(reading).collect() }
+    record(seconds, LANES.iter().map(reading).collect())
+}
+
+/// What the controller says.
+fn report(seconds: i64, measures: Value) -> ReadingRecord {
+    let mut report = json!({"type": "signal_state", "intersection_id": "J1", "time": at(seconds), "mode": "adaptive"});
+    report.as_object_mut().unwrap().extend(measures.as_object().unwrap().clone());
+    record(seconds, vec![report])
 }
 
 async fn configured() -> (Memory, Workflow<Memory, ManualClock>) {
@@ -107,6 +118,36 @@ async fn a_state_that_cannot_be_read_begins_anew_but_time_and_revision_go_on() {
     cold.handle("J1", &[step(10)]).await.unwrap();
     assert!(row(&memory).await.plan.revision > stored.plan.revision);
     assert_eq!(row(&memory).await.plan.as_of, at(10));
+}
+
+#[tokio::test]
+async fn a_controller_that_refuses_its_plan_is_counted_once_a_report() {
+    let (_, workflow) = configured().await;
+    let mut strayed = vec![];
+    for n in 0..20 {
+        let refused = report(5 * n, json!({"stage": "0", "stage_elapsed_s": 20 + 5 * n}));
+        let first = workflow.handle("J1", &[refused]).await.unwrap().strayed;
+        let again = workflow.handle("J1", &[step(5 * n)]).await.unwrap();
+        assert_eq!((again.decisions, again.strayed), (1, 0));
+        strayed.push(first);
+    }
+    assert!(strayed[0] == 0 && strayed.iter().sum::<u32>() >= 10 && strayed.iter().all(|&times| times <= 1), "{strayed:?}");
+}
+
+#[tokio::test]
+async fn how_late_plans_are_is_told_with_the_decision_that_learns_it() {
+    let (memory, workflow) = configured().await;
+    let green = report(0, json!({"stage": "0", "stage_elapsed_s": 30}));
+    // Those of the north and the south are served, the others wait.
+    let queues = LANES.iter().zip([0, 0, 0, 0, 9, 9, 9, 9]).map(|(lane, queue)| {
+        json!({"type": "detector", "intersection_id": "J1", "detector_id": lane, "time": at(0), "period_s": 5, "queue": queue})
+    });
+    let first = [green, record(0, queues.collect())];
+    assert_eq!(workflow.handle("J1", &first).await.unwrap().plan_latency, Deciseconds::ZERO);
+    let next = row(&memory).await.plan.stages[1].clone();
+    let remaining = (next.start + Deciseconds::from_secs(2)).since(at(5)).as_secs();
+    let late = report(5, json!({"stage": "0", "stage_elapsed_s": 0, "clearing_to": next.stage, "clearance_remaining_s": remaining}));
+    assert_eq!(workflow.handle("J1", &[late]).await.unwrap().plan_latency, Deciseconds::from_secs(2));
 }
 
 #[tokio::test]

@@ -39,10 +39,7 @@ pub(super) struct Schedule<'i> {
 impl<'i> Schedule<'i> {
     /// Begins with the running stage, or the one that is being cleared to.
     pub(super) fn begin(intersection: &'i Intersection, state: &'i SignalState, latency: Deciseconds) -> Self {
-        let (stage, start) = match state.phase {
-            Phase::Green { stage, since } => (stage, since),
-            Phase::Clearing { to, until, .. } => (to, until),
-        };
+        let (stage, start) = state.phase.reached();
         let red_max = intersection.red_max();
         // The next plan, its latency and a clearance; less where the longest red leaves no room for that.
         let wanted = intersection.control().step + PLAN_LATENCY + intersection.clearance(stage);
