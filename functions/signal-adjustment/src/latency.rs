@@ -174,6 +174,14 @@ mod tests {
     }
 
     #[test]
+    fn a_controller_that_is_late_by_itself_has_that_much_longer_for_a_change() {
+        let asked = Asked::by(&plan(0), at(0), true, None).unwrap();
+        let overdue = |own_ds: u8, after: i64| Latency { plan_ds: 0, own_ds }.is_overdue(asked, shown(0, after), at(400));
+        assert!(!overdue(0, 40) && overdue(0, 41));
+        assert!(!overdue(15, 55) && overdue(15, 56));
+    }
+
+    #[test]
     fn another_stage_shows_nothing() {
         let shown = Phase::Clearing { from: 0, to: 2, until: at(60) };
         let known = Latency { plan_ds: 7, own_ds: 0 };

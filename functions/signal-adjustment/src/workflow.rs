@@ -218,7 +218,7 @@ where
 struct Steps<'i> {
     intersection: &'i Intersection,
     junction: Junction,
-    /// The controller reported since the last decision.
+    /// One of the readings was a report of the controller.
     reported: bool,
     tally: Tally,
     records: Vec<DecisionRecord>,
@@ -248,7 +248,7 @@ impl Steps<'_> {
         if let Some((known, said)) = self.junction.contradiction(&inputs.state) {
             tracing::warn!(intersection = %self.intersection.id(), %known, %said, "the controller reports a stage_elapsed_s that its own reports contradict");
         }
-        if std::mem::take(&mut self.reported) && self.junction.strays(self.intersection, &inputs.state) {
+        if self.reported && self.junction.strays(self.intersection, &inputs.state) {
             self.tally.strayed += 1;
             let id = |stage: usize| self.intersection.stages().get(stage).map_or("", |stage| stage.id.as_str());
             let shown = id(inputs.state.stage());

@@ -6,7 +6,7 @@ mod scene;
 
 use std::collections::VecDeque;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use shared::intersection::Intersection;
 use shared::plan::PlanStage;
 use shared::reading::SensorReading;
@@ -15,7 +15,7 @@ use signal_adjustment::control::Inputs;
 use signal_adjustment::junction::Junction;
 use signal_adjustment::record::{decide_again, record};
 
-use crate::scene::{LANES, at, decide, first, intersection, reading, step};
+use crate::scene::{LANES, at, decide, first, intersection, reading, signal, step};
 
 const STAGES: [&str; 4] = ["0", "1", "2", "3"];
 
@@ -251,33 +251,84 @@ fn a_cabinet_that_refuses_a_change_does_something_else_as_long_as_the_plan_wants
     assert_eq!(refuse("adaptive"), 0);
 }
 
+/// Seconds from now until the entry of this number begins.
+fn until(street: &Street, entry: usize) -> i64 {
+    street.plan.get(entry).map_or(i64::MAX, |entry| (entry.start.as_millis() - at(street.now).as_millis()) / 1000)
+}
+
+/// The stage that is green is to end soon.
+fn is_due(street: &Street) -> bool {
+    (1..15).contains(&until(street, 1))
+}
+
+/// How often the next report strays from the plan of a street at such a moment, once this has been changed.
+fn strays_after(moment: impl Fn(&Street) -> bool, change: impl FnOnce(&mut Street)) -> usize {
+    let mut street = Street::new();
+    let found = (0..500).any(|_| {
+        street.step(0);
+        street.clearing.is_none() && street.plan.len() > 1 && moment(&street)
+    });
+    assert!(found);
+    change(&mut street);
+    let readings = [street.readings(), vec![street.report()]].concat();
+    street.decide(&readings, 0);
+    street.strayed
+}
+
+/// The stage of this entry has just begun.
+fn shows(street: &mut Street, entry: usize) {
+    street.stage = STAGES.iter().position(|stage| *stage == street.plan[entry].stage.as_str()).unwrap();
+    street.since = street.now;
+}
+
+#[test]
+fn a_change_that_is_more_than_four_seconds_early_is_something_else_than_the_plan() {
+    for (seconds, strays) in [(4, 0), (5, 1)] {
+        let early = |street: &mut Street| {
+            street.now += until(street, 1) - seconds;
+            shows(street, 1);
+        };
+        assert_eq!(strays_after(|street| (10..25).contains(&until(street, 1)), early), strays, "{seconds}");
+    }
+}
+
+#[test]
+fn a_controller_that_stays_where_it_should_have_left_does_something_else_also_if_the_plan_comes_back_later() {
+    let of_two = |document: &mut Value| {
+        for list in ["/stages", "/time_of_day_plan/stages"] {
+            let is_kept = |entry: &Value| entry.get("id").or(entry.get("stage")).is_some_and(|id| id == "0" || id == "2");
+            document.pointer_mut(list).unwrap().as_array_mut().unwrap().retain(is_kept);
+        }
+        for (stage, turns) in [["n_left", "s_left"], ["e_left", "w_left"]].into_iter().enumerate() {
+            document["stages"][stage]["permitted"] = json!(turns);
+        }
+    };
+    let junction = intersection(of_two);
+    let mut state = Junction::unknown(&junction);
+    let (_, _, plan) = decide(&mut state, &junction, &step("0", 40.0, 0, [2, 0, 2, 0, 8, 0, 8, 0]));
+    let [first, second, third, ..] = &plan.stages[..] else { panic!("{plan:?}") };
+    let due = (second.start.as_millis() - at(0).as_millis()) / 1000;
+    assert!(first.stage == third.stage && third.start > at(due + 5) && at(due + 5) < plan.valid_until, "{plan:?}");
+    let elapsed = 45.0 + Deciseconds::from_secs(u32::try_from(due).unwrap()).as_secs();
+    let (inputs, ..) = decide(&mut state, &junction, &[signal("0", elapsed, due + 5, "adaptive")]);
+    assert!(state.strays(&junction, &inputs.state), "{plan:?}");
+}
+
 #[test]
 fn nobody_does_something_else_than_a_plan_that_is_over_or_in_shadow_mode_or_was_followed_unheard() {
-    let strayed = |change: fn(&mut Street)| {
-        let mut street = Street::new();
-        while street.now < 100 || street.plan.len() < 3 || street.clearing.is_some() {
-            street.step(0);
-        }
-        change(&mut street);
-        let readings = [street.readings(), vec![street.report()]].concat();
-        street.decide(&readings, 0);
-        street.strayed
-    };
-    assert_eq!(strayed(|street| street.now += 20), 1);
-    assert_eq!(strayed(|street| street.now += 600), 0);
+    assert_eq!(strays_after(is_due, |street| street.now += 20), 1);
+    assert_eq!(strays_after(is_due, |street| street.now += 600), 0);
     let shadow = |street: &mut Street| {
         street.junction = intersection(|document| document["control"]["mode"] = json!("shadow"));
         street.now += 20;
     };
-    assert_eq!(strayed(shadow), 0);
+    assert_eq!(strays_after(is_due, shadow), 0);
     // It followed the plan for so long that the stage after the next one is green.
-    let after = |street: &mut Street| {
-        let entry = street.plan[2].clone();
-        street.stage = STAGES.iter().position(|stage| *stage == entry.stage.as_str()).unwrap();
-        street.now = (entry.start.as_millis() - at(0).as_millis()) / 1000 + 1;
-        (street.since, street.clearing) = (street.now - 1, None);
+    let went_on = |street: &mut Street| {
+        street.now += until(street, 2);
+        shows(street, 2);
     };
-    assert_eq!(strayed(after), 0);
+    assert_eq!(strays_after(|street| is_due(street) && until(street, 2) < 25, went_on), 0);
 }
 
 #[test]

@@ -33,7 +33,7 @@ fn step(seconds: i64) -> ReadingRecord {
 }
 
 /// What the controller says.
-fn report(seconds: i64, measures: Value) -> ReadingRecord {
+fn report(seconds: i64, measures: &Value) -> ReadingRecord {
     let mut report = json!({"type": "signal_state", "intersection_id": "J1", "time": at(seconds), "mode": "adaptive"});
     report.as_object_mut().unwrap().extend(measures.as_object().unwrap().clone());
     record(seconds, vec![report])
@@ -125,9 +125,9 @@ async fn a_controller_that_refuses_its_plan_is_counted_once_a_report() {
     let (_, workflow) = configured().await;
     let mut strayed = vec![];
     for n in 0..20 {
-        let refused = report(5 * n, json!({"stage": "0", "stage_elapsed_s": 20 + 5 * n}));
-        let first = workflow.handle("J1", &[refused]).await.unwrap().strayed;
-        let again = workflow.handle("J1", &[step(5 * n)]).await.unwrap();
+        let refused = report(5 * n, &json!({"stage": "0", "stage_elapsed_s": 20 + 5 * n}));
+        let first = workflow.handle("J1", std::slice::from_ref(&refused)).await.unwrap().strayed;
+        let again = workflow.handle("J1", &[refused, step(5 * n)]).await.unwrap();
         assert_eq!((again.decisions, again.strayed), (1, 0));
         strayed.push(first);
     }
@@ -137,7 +137,7 @@ async fn a_controller_that_refuses_its_plan_is_counted_once_a_report() {
 #[tokio::test]
 async fn how_late_plans_are_is_told_with_the_decision_that_learns_it() {
     let (memory, workflow) = configured().await;
-    let green = report(0, json!({"stage": "0", "stage_elapsed_s": 30}));
+    let green = report(0, &json!({"stage": "0", "stage_elapsed_s": 30}));
     // Those of the north and the south are served, the others wait.
     let queues = LANES.iter().zip([0, 0, 0, 0, 9, 9, 9, 9]).map(|(lane, queue)| {
         json!({"type": "detector", "intersection_id": "J1", "detector_id": lane, "time": at(0), "period_s": 5, "queue": queue})
@@ -146,7 +146,7 @@ async fn how_late_plans_are_is_told_with_the_decision_that_learns_it() {
     assert_eq!(workflow.handle("J1", &first).await.unwrap().plan_latency, Deciseconds::ZERO);
     let next = row(&memory).await.plan.stages[1].clone();
     let remaining = (next.start + Deciseconds::from_secs(2)).since(at(5)).as_secs();
-    let late = report(5, json!({"stage": "0", "stage_elapsed_s": 0, "clearing_to": next.stage, "clearance_remaining_s": remaining}));
+    let late = report(5, &json!({"stage": "0", "stage_elapsed_s": 0, "clearing_to": next.stage, "clearance_remaining_s": remaining}));
     assert_eq!(workflow.handle("J1", &[late]).await.unwrap().plan_latency, Deciseconds::from_secs(2));
 }
 
