@@ -19,7 +19,8 @@ const CHANGES_MAX: usize = 16;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Course {
     pub(super) cost: f32,
-    changes: [(usize, usize); CHANGES_MAX],
+    /// In one byte each, as courses are copied often: the horizon is 90 s at most, and a junction has 32 stages at most.
+    changes: [(u8, u8); CHANGES_MAX],
     length: usize,
 }
 
@@ -27,8 +28,9 @@ impl Course {
     const NONE: Self = Self { cost: f32::INFINITY, changes: [(0, 0); CHANGES_MAX], length: 0 };
 
     fn then(mut self, end: usize, next: usize) -> Self {
+        let byte = |number: usize| u8::try_from(number).unwrap_or(u8::MAX);
         if let Some(slot) = self.changes.get_mut(self.length) {
-            *slot = (end, next);
+            *slot = (byte(end), byte(next));
             self.length += 1;
         }
         self
@@ -36,7 +38,8 @@ impl Course {
 
     /// The change of this number: when the stage before it ends, and the stage that follows.
     pub(super) fn change(&self, number: usize) -> Option<(usize, usize)> {
-        self.changes.get(number).copied().filter(|_| number < self.length)
+        let &(end, next) = self.changes.get(number).filter(|_| number < self.length)?;
+        Some((end.into(), next.into()))
     }
 
     /// Whether the first stage ends before this second.
