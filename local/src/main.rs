@@ -103,9 +103,10 @@ async fn run(command: Command) -> Result<(), Box<dyn std::error::Error>> {
     match command {
         Command::Serve { port, data_dir, models, webhook } => {
             let host = Host::start(&data_dir, port, Options { webhook, models }).await?;
+            let stop = stop();
             say(&format!("Greenwave answers at http://{} and keeps its data in {}. Ctrl-C ends it.", host.address(), data_dir.display()));
             let router = host.router();
-            host.serve(router, stop()).await?;
+            host.serve(router, stop).await?;
             say("Everything is on disk.");
         }
         Command::Demo { port, data_dir, seed, speed, minutes } => {
@@ -143,14 +144,17 @@ fn say(line: &str) {
 }
 
 /// Ctrl-C, or the signal with which a service manager ends a process. The second one ends it at once: what was answered is on disk.
-async fn stop() {
+/// Signals are heard from this call on, not only once it is waited for.
+fn stop() -> impl Future<Output = ()> {
     let mut signals = Signals::new();
-    signals.next().await;
-    say("Finishing what is under way. Ctrl-C again ends at once.");
-    tokio::spawn(async move {
+    async move {
         signals.next().await;
-        std::process::exit(130);
-    });
+        say("Finishing what is under way. Ctrl-C again ends at once.");
+        tokio::spawn(async move {
+            signals.next().await;
+            std::process::exit(130);
+        });
+    }
 }
 
 /// The signals that end a process. One that comes between two calls of `next` is not lost.
