@@ -195,25 +195,13 @@ fn in_shadow_mode_nothing_is_learnt_as_nobody_follows() {
 
 #[test]
 fn a_controller_whose_plans_come_more_than_four_seconds_late_does_something_else_than_they_say() {
-    for (latency_s, step_s, reports_after) in [
-        (0, 5, 0),
-        (1, 5, 0),
-        (2, 5, 0),
-        (3, 5, 0),
-        (4, 5, 0),
-        (0, 1, 0),
-        (1, 1, 0),
-        (2, 1, 0),
-        (3, 1, 0),
-        (0, 5, 1),
-        (2, 5, 1),
-        (2, 5, 3),
-        (3, 2, 1),
-    ] {
-        let mut street = Street::with_step(step_s);
-        street.reports_after = reports_after;
-        (0..500 / step_s).for_each(|_| drop(street.step(latency_s)));
-        assert_eq!(street.strayed, 0, "{latency_s} {step_s} {reports_after}");
+    for (step_s, reports_after, slowest_s) in [(5, 0, 4), (1, 0, 3), (5, 1, 2), (5, 3, 2), (2, 1, 3)] {
+        for latency_s in 0..=slowest_s {
+            let mut street = Street::with_step(step_s);
+            street.reports_after = reports_after;
+            (0..500 / step_s).for_each(|_| drop(street.step(latency_s)));
+            assert_eq!(street.strayed, 0, "{latency_s} {step_s} {reports_after}");
+        }
     }
     for latency_s in [6, 8, 9] {
         let mut street = Street::new();
@@ -223,7 +211,7 @@ fn a_controller_whose_plans_come_more_than_four_seconds_late_does_something_else
 }
 
 #[test]
-fn a_controller_that_is_as_late_as_ever_follows_its_plan() {
+fn a_controller_that_is_late_by_itself_by_up_to_three_seconds_follows_its_plan() {
     for (clears_longer, strayed) in [(1, 0..=0), (3, 0..=1), (6, 20..=100)] {
         let mut street = Street::new();
         street.clears_longer = clears_longer;
