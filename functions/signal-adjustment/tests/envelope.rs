@@ -18,7 +18,7 @@ use signal_adjustment::estimate::Estimate;
 use signal_adjustment::junction::{Folded, Junction};
 use signal_adjustment::plan::{PlannedStage, SafetyViolation, SignalPlan};
 use signal_adjustment::signal::{Phase, SignalState};
-use street::{Cabinet, Shown, any_intersection, any_roomy_intersection, at};
+use street::{Cabinet, MOVEMENTS_MAX, Shown, any_intersection, any_roomy_intersection, at};
 
 /// What comes in one step.
 #[derive(Clone, Debug)]
@@ -244,7 +244,7 @@ proptest! {
         to in any::<prop::sample::Index>(),
         clearing in proptest::option::of(0_i64..100),
         green_for in 0_i64..3_000,
-        reds in proptest::collection::vec(0_i64..20_000, 9),
+        reds in proptest::collection::vec(0_i64..20_000, MOVEMENTS_MAX),
         said in proptest::collection::vec(any::<u8>(), 9),
         mode in prop_oneof![4 => Just(SignalMode::Adaptive), 1 => Just(SignalMode::Flash)],
         latency in (0_u32..=30).prop_map(Deciseconds::new),
@@ -287,7 +287,7 @@ proptest! {
     fn a_plan_that_was_tampered_with_is_refused(
         intersection in any_intersection(),
         stage in any::<prop::sample::Index>(),
-        reds in proptest::collection::vec(0_i64..100, 9),
+        reds in proptest::collection::vec(0_i64..100, MOVEMENTS_MAX),
         said in proptest::collection::vec(0_u8..180, 9),
         entry in any::<prop::sample::Index>(),
         how in 0..7,
@@ -325,7 +325,7 @@ proptest! {
     fn a_plan_at_random_is_refused_or_keeps_every_limit_to_its_end(
         intersection in any_intersection(),
         entries in proptest::collection::vec((any::<prop::sample::Index>(), 0_u32..200), 1..12),
-        reds in proptest::collection::vec(0_i64..600, 9),
+        reds in proptest::collection::vec(0_i64..600, MOVEMENTS_MAX),
     ) {
         let first = entries[0].0;
         let state = situation(&intersection, (first, first, None, 0), &reds, &[], SignalMode::Adaptive).state;

@@ -11,7 +11,7 @@ use self::duplicates::note_duplicates;
 use super::{Control, ControlMode, ETag, Exit, Intersection, Lane, Movement, MovementSet, Planner, Stage, TimeOfDayPlan, Turn};
 use crate::asset::Location;
 use crate::fields::{At, Fault, Faults, Fields, Misfit, array, id, one_of, positive, seconds, text};
-use crate::ids::{DetectorId, IntersectionId};
+use crate::ids::{DetectorId, IntersectionId, MovementId};
 use crate::ports::PortError;
 use crate::units::Deciseconds;
 
@@ -161,6 +161,7 @@ fn read(document: &Value, faults: &mut Faults) -> Option<Intersection> {
     checks::movements(&intersection, faults);
     checks::conflicts(&intersection, faults);
     checks::pedestrians(&intersection, &timing.pedestrian, faults);
+    add_unlisted(&mut intersection, faults);
     checks::time_of_day(&intersection, faults);
     intersection.cover = checks::cover(&intersection);
     let home = |movement| intersection.cover.iter().copied().find(|&stage| intersection.movements_of(stage).contains(movement));
@@ -170,6 +171,31 @@ fn read(document: &Value, faults: &mut Faults) -> Option<Intersection> {
     checks::skipped(&intersection, faults);
     checks::cover_cycle(&intersection, faults);
     Some(intersection)
+}
+
+/// A stage of the time-of-day plan without any movement serves somebody who is not listed, such as pedestrians or a tram. A movement
+/// stands for them, so that they wait no longer than anybody else.
+fn add_unlisted(intersection: &mut Intersection, faults: &mut Faults) {
+    /// Leaves room for an id that is still free.
+    const NAME_LEN: usize = 96;
+    let Intersection { stages, movements, time_of_day, .. } = intersection;
+    for (number, stage) in stages.iter_mut().enumerate() {
+        if !stage.movements().is_empty() || !time_of_day.stages.iter().any(|&(shown, _)| shown == number) {
+            continue;
+        }
+        let mut name: String = format!("stage:{}", stage.id).chars().take(NAME_LEN).collect();
+        while movements.iter().any(|movement| movement.id.as_str() == name) {
+            name.push('_');
+        }
+        let id = MovementId::try_from(name.as_str()).ok().filter(|_| movements.len() < LIMITS.movements);
+        let Some(id) = id else {
+            let message =
+                format!("stage '{}' serves no movement, so one is added to it; there may be {} in all", stage.id, LIMITS.movements);
+            return faults.add(&At::Root.field("movements"), "too_many", message);
+        };
+        stage.protected.insert(movements.len());
+        movements.push(Movement { id, from_lane: None, to_exit: None, turn: Turn::Pedestrian });
+    }
 }
 
 fn name(value: &Value) -> Result<(), Misfit> {

@@ -329,6 +329,37 @@ fn lists_are_accepted_up_to_their_limit_and_refused_beyond() {
 }
 
 #[test]
+fn a_stage_for_whom_no_movement_stands_gets_one_if_the_time_of_day_plan_shows_it() {
+    let with = |edits: &[Change]| {
+        let shown: [Change; 2] =
+            [("/stages/-", Some(r#"{"id": "4"}"#)), ("/time_of_day_plan/stages/-", Some(r#"{"stage": "4", "green_s": 8}"#))];
+        Intersection::try_from(junction_with(&[&shown, edits].concat()))
+    };
+    let junction = with(&[]).unwrap();
+    let added = junction.movements().last().unwrap();
+    assert_eq!((added.id.as_str(), added.turn, added.from_lane), ("stage:4", Turn::Pedestrian, None));
+    assert_eq!(junction.movements_of(4), std::iter::once(junction.movements().len() - 1).collect());
+    assert!(
+        junction.clearance_between(4, 0) == junction.clearance(4) && junction.clearance(4) > Deciseconds::ZERO,
+        "whoever it is has to clear"
+    );
+
+    let other = r#"{"id": "stage:4", "turn": "through", "from_lane": "n_0", "to_exit": "n_out"}"#;
+    let taken = with(&[("/movements/-", Some(other)), ("/stages/0/protected/-", Some(r#""stage:4""#))]).unwrap();
+    assert_eq!(taken.movements().last().unwrap().id.as_str(), "stage:4_");
+
+    let faults = with(&[("/timing/red_max_s", Some("50"))]).unwrap_err();
+    let message = faults.iter().find(|fault| fault.message.contains("stage:4")).map(|fault| fault.code);
+    assert_eq!(message, Some("time_of_day_plan_limit"), "{faults:?}");
+
+    let Limits { movements, stages, .. } = LIMITS;
+    let mut full = junction_of(1, 1, movements, stages - 1, stages - 1);
+    full["stages"].as_array_mut().unwrap().push(json!({"id": "last"}));
+    full["time_of_day_plan"]["stages"].as_array_mut().unwrap().push(json!({"stage": "last", "green_s": 5}));
+    assert_eq!(codes_and_pointers(&Intersection::try_from(full).unwrap_err()), [("too_many", "/movements")]);
+}
+
+#[test]
 fn a_name_is_counted_in_characters() {
     for (characters, fits) in [(200, true), (201, false)] {
         let mut document = junction_with(&[]);

@@ -14,8 +14,9 @@ pub(super) fn movements(intersection: &Intersection, faults: &mut Faults) {
     }
     let list = At::Root.field("stages");
     for (i, stage) in intersection.stages.iter().enumerate() {
-        if stage.movements().is_empty() {
-            faults.add(&list.index(i), "movement_unserved", format!("stage '{}' serves no movement", stage.id));
+        if stage.movements().is_empty() && !intersection.time_of_day.stages.iter().any(|&(shown, _)| shown == i) {
+            let message = format!("stage '{}' serves no movement and is not in the time-of-day plan", stage.id);
+            faults.add(&list.index(i), "movement_unserved", message);
         }
     }
 }
