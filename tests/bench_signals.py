@@ -1,13 +1,14 @@
 """Delay at signals in SUMO: starts the local host, drives it with a closed-loop harness through the public API, prints a table.
 
-The harness and its scenarios are not part of this project; what is missing is said, with how to get it. `--scenarios generated` needs the
-harness alone: it makes the networks of networks.py, and measures SUMO's own programs and a greedy controller of the harness beside.
+The harness and its scenarios are not part of this project; what is missing is said, with how to get it. `--scenarios generated` and
+`resco` need the harness alone: their networks come from networks.py. They measure SUMO's own programs and a greedy controller beside.
 """
 
 import argparse
 import json
 import os
 import pathlib
+import re
 import statistics
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from processes import free_port, processes
 
 # The version on which the published figures of the RESCO scenarios hold.
 SUMO = ["eclipse-sumo==1.9.2", "traci==1.9.2", "numpy"]
+# Scenarios that the harness does not come with, by the function that brings them.
+OTHERS = {"generated": networks.make, "resco": networks.fetch}
 # The harness's own controller for this project, which can do with fewer detectors.
 GREENWAVE = "detectors/Greenwave"
 
@@ -32,12 +35,12 @@ def main():
     harness = (arguments.bench / "closed_loop.py").resolve()
     if not harness.is_file():
         sys.exit(f"{harness} is missing: name the folder of the closed-loop harness with BENCH=...")
-    if arguments.scenarios != "generated":
+    if arguments.scenarios not in OTHERS:
         scenarios = pathlib.Path(os.environ.get("SCEN_DIR", harness.parents[1] / "scenarios"))
         there = {folder.name for folder in scenarios.glob("*/")}
         unknown = [name for name in arguments.scenarios.split(",") if name not in there]
         if unknown:
-            sys.exit(f"no such scenario: {', '.join(unknown)}; there are {', '.join(sorted(there)) or 'none'} and generated")
+            sys.exit(f"no such scenario: {', '.join(unknown)}; there are {', '.join(sorted(there)) or 'none'}; and {', '.join(OTHERS)}")
     python = pathlib.Path(".venv/sumo/bin/python").absolute()
     if not python.is_file():
         print("Setting up SUMO in .venv/sumo ...", flush=True)
@@ -64,9 +67,9 @@ def main():
 def measure(arguments, python, harness, directory, url):
     controllers = [f"{GREENWAVE}:url={url}" + (f",{arguments.options}" if arguments.options else "")]
     scenarios, environment = arguments.scenarios, {"PYTHONPATH": str(pathlib.Path(__file__).parent.resolve())}
-    if scenarios == "generated":
-        networks.make(directory / "networks", next(python.parents[1].glob("lib/*/site-packages/sumo/bin")))
-        scenarios, environment = ",".join(networks.NETWORKS), environment | {"SCEN_DIR": str(directory / "networks")}
+    if scenarios in OTHERS:
+        names = OTHERS[scenarios](directory / "networks", python)
+        scenarios, environment = ",".join(names), environment | {"SCEN_DIR": str(directory / "networks")}
         # Options are Greenwave's alone: with them the others would be no measure.
         controllers += [] if arguments.options else ["fixed", "actuated", "greedy"]
     out = directory / "rows.jsonl"
@@ -76,7 +79,10 @@ def measure(arguments, python, harness, directory, url):
         command = [python, harness, scenarios, *options, "--seeds", arguments.seeds, "--procs", "2", "--out", out]
         failed = subprocess.run(command, stdout=output, stderr=output, env=os.environ | environment).returncode
     if failed:
-        sys.exit("the harness failed: " + (log.read_text().strip().splitlines() or ["it said nothing"])[-1])
+        said = log.read_text().strip().splitlines() or ["it said nothing"]
+        # SUMO complains too when the harness ends, and later.
+        raised = [line for line in said if re.match(r"\w+Error: ", line)]
+        sys.exit("the harness failed: " + (raised or said)[-1])
     return [json.loads(line) for line in out.read_text().splitlines()]
 
 

@@ -1,4 +1,5 @@
-"""Road networks that nobody has tuned for: made by SUMO's netgenerate, with demand drawn from a seed, in the layout of a scenario."""
+"""Road networks that nobody has tuned for, in the layout of a scenario: made by SUMO's netgenerate, with demand drawn from a seed, or
+those of RESCO that the harness does not come with."""
 
 import os
 import random
@@ -6,6 +7,7 @@ import re
 import subprocess
 import sys
 import xml.etree.ElementTree
+import zipfile
 
 SECONDS = 3600
 ALL_SIGNALS = ["--default-junction-type", "traffic_light", "--tls.guess", "true", "--no-turnarounds", "true"]
@@ -50,8 +52,9 @@ NETWORKS = {
 }
 
 
-def make(directory, binaries):
-    """Writes each network into a folder of its name, with a program of SUMO's own for each signal and routes for an hour."""
+def make(directory, python):
+    """Writes each network into a folder of its name, with a program of SUMO's own for each signal and routes for an hour; tells the names."""
+    binaries = next(python.parents[1].glob("lib/*/site-packages/sumo/bin"))
     for name, (shape, flows) in NETWORKS.items():
         folder = directory / name
         folder.mkdir(parents=True)
@@ -74,6 +77,7 @@ def make(directory, binaries):
             f'<configuration><input><net-file value="{network.name}"/><route-files value="{routes.name}"/></input>'
             f'<time><begin value="0"/><end value="{SECONDS}"/></time></configuration>\n'
         )
+    return list(NETWORKS)
 
 
 def ends_of(network):
@@ -93,3 +97,24 @@ def run(binary, *arguments):
     done = subprocess.run([binary, *arguments], capture_output=True, text=True, env=os.environ | {"SUMO_HOME": str(binary.parent.parent)})
     if done.returncode:
         sys.exit(f"{binary.name} failed: {done.stderr}")
+
+
+# The package that carries the maps, and what of it is wanted.
+CARRIER = "sumo-rl==1.4.5"
+RESCO = ("arterial4x4", "cologne8", "grid4x4", "ingolstadt21")
+
+
+def fetch(directory, python):
+    """Takes the maps from the package registry into folders of their names, which it tells; they belong to others."""
+    directory.mkdir()
+    if subprocess.run([python, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", directory, CARRIER]).returncode:
+        sys.exit(f"the maps of RESCO are in the package {CARRIER}, which could not be downloaded")
+    with zipfile.ZipFile(next(directory.glob("*.whl"))) as wheel:
+        for path in wheel.namelist():
+            name, _, file = path.removeprefix("sumo_rl/nets/RESCO/").partition("/")
+            if name in RESCO and file:
+                # The harness looks for the routes under the name of the map.
+                content = wheel.read(path).replace(f"{name}_1.rou.xml".encode(), f"{name}.rou.xml".encode())
+                (directory / name).mkdir(exist_ok=True)
+                (directory / name / file.replace("_1.rou.xml", ".rou.xml")).write_bytes(content)
+    return list(RESCO)
