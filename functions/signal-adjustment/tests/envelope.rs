@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use serde_json::json;
 use shared::ids::{DetectorId, IntersectionId, StageId};
 use shared::intersection::Intersection;
 use shared::reading::{DetectorFault, DetectorReading, Profile, SensorReading, SignalMode, SignalStateReading};
@@ -355,6 +356,42 @@ proptest! {
         }
         prop_assert!(cabinet.broken.is_empty(), "{:#?}\n{:?}\n{:#}", cabinet.broken, plan, intersection.document());
     }
+}
+
+#[test]
+fn a_change_without_a_clearance_is_made_now_or_not_before_a_later_plan_can_be_there() {
+    // Stage 1 goes on with what stage 0 serves: a controller arrives at once, a clearance before the plan says, and would go back in the
+    // next second. It is wanted here where stage 2 may not come first any more.
+    let document = json!({
+        "id": "J1",
+        "lanes": (0..3).map(|n| json!({"id": format!("l{n}"), "length_m": 120, "speed_limit_kmh": 50, "detector_id": format!("d{n}")})).collect::<Vec<_>>(),
+        "exits": [{"id": "x", "length_m": 100}],
+        "movements": (0..3).map(|n| json!({"id": format!("m{n}"), "from_lane": format!("l{n}"), "to_exit": "x", "turn": "through"})).collect::<Vec<_>>(),
+        "stages": [{"id": "0", "protected": ["m0"]}, {"id": "1", "protected": ["m1"], "permitted": ["m0"]}, {"id": "2", "protected": ["m2"]}],
+        "timing": {"green_min_s": 5, "green_max_s": 50, "yellow_change_s": 3, "red_clearance_s": 1, "red_max_s": 60},
+        "time_of_day_plan": {"stages": [{"stage": "1", "green_s": 20}, {"stage": "2", "green_s": 20}, {"stage": "0", "green_s": 5}]},
+    });
+    let intersection = Intersection::try_from(document).unwrap();
+    let (step, plan_latency, lead) = (intersection.control().step, Deciseconds::from_secs(3), intersection.clearance(0));
+    let mut at_once = 0;
+    for (red, queues) in (0..600).step_by(10).flat_map(|red| (0..10).map(move |queue| (red, [queue, 0, 2]))) {
+        let mut estimate = Estimate::unknown(&intersection);
+        for (number, queue) in queues.into_iter().enumerate() {
+            let Some(SensorReading::Detector(reading)) = detector(number, at(0), step, queue) else { unreachable!() };
+            assert!(estimate.fold(&intersection, &reading, None));
+        }
+        let phase = Phase::Green { stage: 0, since: at(-100) };
+        let red_since = vec![None, Some(at(-red)), Some(at(-150))];
+        let state = SignalState { at: at(0), phase, mode: SignalMode::Adaptive, mode_at: at(0), red_since };
+        estimate.advance(&intersection, None, &state);
+        let plan = Inputs { estimate, state, in_force: vec![], latency: Deciseconds::ZERO }.decide(&intersection).plan.unwrap();
+        let [running, next, ..] = plan.stages() else { continue };
+        if next.stage == 1 {
+            at_once += 1;
+            assert!(running.end() <= at(0) || running.end() >= at(0) + step + plan_latency + lead, "{red} {queues:?}: {plan:?}");
+        }
+    }
+    assert!(at_once > 0, "no plan has such a change");
 }
 
 /// Controller-seconds of the long runs in `make test`, in two halves.

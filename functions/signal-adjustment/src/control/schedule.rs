@@ -130,8 +130,12 @@ impl<'i> Schedule<'i> {
 
     /// Ends the stage reached as near to the wish as the limits allow, and goes to the next one.
     pub(super) fn follow(&mut self, wish: &Wish) {
-        let end = self.bounded(wish);
-        let next = if self.may_follow(end, wish.next) { wish.next } else { self.most_urgent(end).unwrap_or(self.any_other()) };
+        let (mut end, mut next) = (self.bounded(wish), wish.next);
+        if !self.may_follow(end, next) {
+            next = self.most_urgent(end).unwrap_or(self.any_other());
+            // That one may begin without a clearance where the other has one.
+            end = self.bounded(&Wish { end: wish.end, next });
+        }
         // Without any other stage to go to, this one stays.
         if next != self.stage {
             self.change(end, next);
