@@ -1,7 +1,8 @@
 """Delay at signals in SUMO: starts the local host, drives it with a closed-loop harness through the public API, prints a table.
 
-The harness and its scenarios are not part of this project; what is missing is said, with how to get it. `--scenarios generated` and
-`resco` need the harness alone: their networks come from networks.py. They measure SUMO's own programs and a greedy controller beside.
+The harness and its scenarios are not part of this project; what is missing is said, with how to get it. `--scenarios generated`
+and `resco` need no scenarios of the harness: networks.py makes theirs, or takes them from the package registry. They measure SUMO's own
+programs and a greedy controller beside.
 """
 
 import argparse
@@ -40,7 +41,7 @@ def main():
         there = {folder.name for folder in scenarios.glob("*/")}
         unknown = [name for name in arguments.scenarios.split(",") if name not in there]
         if unknown:
-            sys.exit(f"no such scenario: {', '.join(unknown)}; there are {', '.join(sorted(there)) or 'none'}; and {', '.join(OTHERS)}")
+            sys.exit(f"no such scenario: {', '.join(unknown)}; there are {', '.join(sorted(there)) or 'none'}, or {' or '.join(OTHERS)} alone")
     python = pathlib.Path(".venv/sumo/bin/python").absolute()
     if not python.is_file():
         print("Setting up SUMO in .venv/sumo ...", flush=True)
@@ -81,7 +82,7 @@ def measure(arguments, python, harness, directory, url):
     if failed:
         said = log.read_text().strip().splitlines() or ["it said nothing"]
         # SUMO complains too when the harness ends, and later.
-        raised = [line for line in said if re.match(r"\w+Error: ", line)]
+        raised = [line for line in said if re.match(r"[\w.]+Error: ", line)]
         sys.exit("the harness failed: " + (raised or said)[-1])
     return [json.loads(line) for line in out.read_text().splitlines()]
 
@@ -92,11 +93,11 @@ def table(rows):
     for scenario, controller in sorted(set(map(key, rows))):
         of = [row for row in rows if key(row) == (scenario, controller)]
         delays = [row["delay"] for row in of]
-        # A seed that takes twice as long as the middle one.
-        locked = sum(delay > 2 * statistics.median(delays) for delay in delays)
+        # A seed that takes twice as long as the middle one, which two seeds do not have.
+        locked = sum(delay > 2 * statistics.median(delays) for delay in delays) if len(delays) > 2 else "-"
         total = lambda name: sum(row[name] for row in of)
         print(
-            f"{scenario:12s} {controller:10s} {statistics.mean(delays):6.2f} {max(delays):6.1f} {locked:10d} {total('forced'):7d} {total('refused'):8d}"
+            f"{scenario:12s} {controller:10s} {statistics.mean(delays):6.2f} {max(delays):6.1f} {locked:>10} {total('forced'):7d} {total('refused'):8d}"
             f" {total('fallback_s'):9d} {total('late'):5d}  {' '.join(f'{delay:.1f}' for delay in delays)}"
         )
 

@@ -183,9 +183,9 @@ pub enum Turn {
 pub struct Movement {
     /// Its id.
     pub id: MovementId,
-    /// Number of its lane in [`Intersection::lanes`]; none for pedestrians.
+    /// Number of its lane in [`Intersection::lanes`]; none for pedestrians and whoever else has none.
     pub from_lane: Option<usize>,
-    /// Number of its exit in [`Intersection::exits`]; none for pedestrians.
+    /// Number of its exit in [`Intersection::exits`]; none where there is no lane.
     pub to_exit: Option<usize>,
     /// Where it turns.
     pub turn: Turn,
@@ -297,7 +297,7 @@ impl Intersection {
         &self.exits
     }
 
-    /// Ways through the junction.
+    /// Ways through the junction; behind those that are listed, one for each stage that lists none.
     pub fn movements(&self) -> &[Movement] {
         &self.movements
     }

@@ -190,7 +190,7 @@ fn add_unlisted(intersection: &mut Intersection, faults: &mut Faults) {
         let id = MovementId::try_from(name.as_str()).ok().filter(|_| movements.len() < LIMITS.movements);
         let Some(id) = id else {
             let message =
-                format!("stage '{}' serves no movement, so one is added to it; there may be {} in all", stage.id, LIMITS.movements);
+                format!("stage '{}' serves no movement and needs room for one; list at most {} in all", stage.id, LIMITS.movements);
             return faults.add(&At::Root.field("movements"), "too_many", message);
         };
         stage.protected.insert(movements.len());

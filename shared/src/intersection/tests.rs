@@ -349,8 +349,8 @@ fn a_stage_for_whom_no_movement_stands_gets_one_if_the_time_of_day_plan_shows_it
     assert_eq!(taken.movements().last().unwrap().id.as_str(), "stage:4_");
 
     let faults = with(&[("/timing/red_max_s", Some("50"))]).unwrap_err();
-    let message = faults.iter().find(|fault| fault.message.contains("stage:4")).map(|fault| fault.code);
-    assert_eq!(message, Some("time_of_day_plan_limit"), "{faults:?}");
+    let code = faults.iter().find(|fault| fault.message.contains("stage:4")).map(|fault| fault.code);
+    assert_eq!(code, Some("time_of_day_plan_limit"), "{faults:?}");
 
     let Limits { movements, stages, .. } = LIMITS;
     let mut full = junction_of(1, 1, movements, stages - 1, stages - 1);
