@@ -15,7 +15,10 @@ pub(super) fn movements(intersection: &Intersection, faults: &mut Faults) {
     let list = At::Root.field("stages");
     for (i, stage) in intersection.stages.iter().enumerate() {
         if stage.movements().is_empty() && !intersection.time_of_day.stages.iter().any(|&(shown, _)| shown == i) {
-            let message = format!("stage '{}' serves no movement: list one, or put the stage into the time-of-day plan if it serves somebody else", stage.id);
+            let message = format!(
+                "stage '{}' serves no movement: list one, or put the stage into the time-of-day plan if it serves somebody else",
+                stage.id
+            );
             faults.add(&list.index(i), "movement_unserved", message);
         }
     }
