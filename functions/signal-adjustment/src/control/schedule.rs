@@ -134,7 +134,10 @@ impl<'i> Schedule<'i> {
         if !self.may_follow(end, next) {
             next = self.most_urgent(end).unwrap_or(self.any_other());
             // That one may begin without a clearance where the other has one.
-            end = self.bounded(&Wish { end: wish.end, next });
+            let lead = self.lead(next);
+            if lead > Deciseconds::ZERO && end - lead < self.next_plan() + self.latency {
+                end = self.bounded(&Wish { end: wish.end, next });
+            }
         }
         // Without any other stage to go to, this one stays.
         if next != self.stage {
@@ -155,10 +158,7 @@ impl<'i> Schedule<'i> {
             earliest = (earliest + PLAN_LATENCY).min(latest).max(earliest);
         }
         let end = wish.end.min(self.green_max_end()).min(self.red_max_end()).max(earliest);
-        // A controller sets out for a stage one clearance before its start. Where nothing is cleared, that is before the end
-        // of this green, and it arrives at once: such a change is made now or left to a later plan.
-        let lead = self.intersection.clearance(self.stage).saturating_sub(self.intersection.clearance_between(self.stage, wish.next));
-        let next_plan = self.state.at + self.intersection.control().step;
+        let (lead, next_plan) = (self.lead(wish.next), self.next_plan());
         let from = if lead == Deciseconds::ZERO { next_plan + self.latency - CONTROLLER_CYCLE } else { self.state.at };
         let to = next_plan + PLAN_LATENCY + lead;
         // What is wanted as soon as this plan is there is not put off. Nothing else comes while the next plan may be on its way: later if
@@ -172,6 +172,17 @@ impl<'i> Schedule<'i> {
         } else {
             from.max(earliest)
         }
+    }
+
+    /// A controller sets out for a stage one clearance before its start. Where nothing is cleared, that is so long before the end of this
+    /// green, and it arrives at once: such a change is made now or left to a later plan.
+    fn lead(&self, next: usize) -> Deciseconds {
+        self.intersection.clearance(self.stage).saturating_sub(self.intersection.clearance_between(self.stage, next))
+    }
+
+    /// When the next plan is made.
+    fn next_plan(&self) -> Timestamp {
+        self.state.at + self.intersection.control().step
     }
 
     fn change(&mut self, end: Timestamp, next: usize) {
