@@ -174,13 +174,19 @@ fn read(document: &Value, faults: &mut Faults) -> Option<Intersection> {
 }
 
 /// A stage of the time-of-day plan without any movement serves somebody who is not listed, such as pedestrians or a tram. A movement
-/// stands for them, so that they wait no longer than anybody else.
+/// stands for them, so that they wait no longer than anybody else. Outside that plan it is a mistake.
 fn add_unlisted(intersection: &mut Intersection, faults: &mut Faults) {
     /// Leaves room for an id that is still free.
     const NAME_LEN: usize = 96;
+    let list = At::Root.field("stages");
     let Intersection { stages, movements, time_of_day, .. } = intersection;
-    for (number, stage) in stages.iter_mut().enumerate() {
-        if !stage.movements().is_empty() || !time_of_day.stages.iter().any(|&(shown, _)| shown == number) {
+    for (number, stage) in stages.iter_mut().enumerate().filter(|(_, stage)| stage.movements().is_empty()) {
+        if !time_of_day.stages.iter().any(|&(shown, _)| shown == number) {
+            let message = format!(
+                "stage '{}' serves no movement: list one, or put the stage into the time-of-day plan if it serves somebody else",
+                stage.id
+            );
+            faults.add(&list.index(number), "movement_unserved", message);
             continue;
         }
         let mut name: String = format!("stage:{}", stage.id).chars().take(NAME_LEN).collect();

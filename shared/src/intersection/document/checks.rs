@@ -12,16 +12,6 @@ pub(super) fn movements(intersection: &Intersection, faults: &mut Faults) {
     for (i, movement) in intersection.movements.iter().enumerate().filter(|(i, _)| !served.contains(*i)) {
         faults.add(&list.index(i), "movement_unserved", format!("movement '{}' is green in no stage", movement.id));
     }
-    let list = At::Root.field("stages");
-    for (i, stage) in intersection.stages.iter().enumerate() {
-        if stage.movements().is_empty() && !intersection.time_of_day.stages.iter().any(|&(shown, _)| shown == i) {
-            let message = format!(
-                "stage '{}' serves no movement: list one, or put the stage into the time-of-day plan if it serves somebody else",
-                stage.id
-            );
-            faults.add(&list.index(i), "movement_unserved", message);
-        }
-    }
 }
 
 pub(super) fn conflicts(intersection: &Intersection, faults: &mut Faults) {
