@@ -1,8 +1,8 @@
 """Delay at signals in SUMO: starts the local host, drives it with a closed-loop harness through the public API, prints a table.
 
 The harness and its scenarios are not part of this project; what is missing is said, with how to get it. `--scenarios generated`
-and `resco` need no scenarios of the harness: networks.py makes theirs, or takes them from the package registry. They measure SUMO's own
-programs and a greedy controller beside.
+and `resco`, or some of their names, need no scenarios of the harness: networks.py makes theirs, or takes them from the package registry.
+They measure SUMO's own programs and a greedy controller beside.
 """
 
 import argparse
@@ -19,8 +19,8 @@ from processes import free_port, processes
 
 # The version on which the published figures of the RESCO scenarios hold.
 SUMO = ["eclipse-sumo==1.9.2", "traci==1.9.2", "numpy"]
-# Scenarios that the harness does not come with, by the function that brings them.
-OTHERS = {"generated": networks.make, "resco": networks.fetch}
+# Scenarios that the harness does not come with: their names, and the function that brings them.
+OTHERS = {"generated": (list(networks.NETWORKS), networks.make), "resco": (list(networks.RESCO), networks.fetch)}
 # The harness's own controller for this project, which can do with fewer detectors.
 GREENWAVE = "detectors/Greenwave"
 
@@ -36,12 +36,14 @@ def main():
     harness = (arguments.bench / "closed_loop.py").resolve()
     if not harness.is_file():
         sys.exit(f"{harness} is missing: name the folder of the closed-loop harness with BENCH=...")
-    if arguments.scenarios not in OTHERS:
+    names, bring = others(arguments.scenarios)
+    if not bring:
         scenarios = pathlib.Path(os.environ.get("SCEN_DIR", harness.parents[1] / "scenarios"))
         there = {folder.name for folder in scenarios.glob("*/")}
-        unknown = [name for name in arguments.scenarios.split(",") if name not in there]
+        unknown = [name for name in names if name not in there]
         if unknown:
-            sys.exit(f"no such scenario: {', '.join(unknown)}; there are {', '.join(sorted(there)) or 'none'}, or {' or '.join(OTHERS)} alone")
+            known = [", ".join(sorted(there)) or "none"] + [f"{group} ({', '.join(of)})" for group, (of, _) in OTHERS.items()]
+            sys.exit(f"no such scenario: {', '.join(unknown)}; there are {'; or '.join(known)}")
     python = pathlib.Path(".venv/sumo/bin/python").absolute()
     if not python.is_file():
         print("Setting up SUMO in .venv/sumo ...", flush=True)
@@ -54,7 +56,14 @@ def main():
         port = free_port()
         command = [arguments.greenwave.resolve(), "serve", "--port", str(port), "--data-dir", started.logs / "data"]
         started.start("greenwave", command, port)
-        rows = measure(arguments, python, harness, started.logs, f"http://127.0.0.1:{port}")
+        environment = {"PYTHONPATH": str(pathlib.Path(__file__).parent.resolve())}
+        if bring:
+            bring(started.logs / "networks", python)
+            environment["SCEN_DIR"] = str(started.logs / "networks")
+        # Options are Greenwave's alone: with them the others would be no measure.
+        beside = ["fixed", "actuated", "greedy"] if bring and not arguments.options else []
+        controllers = [f"{GREENWAVE}:url=http://127.0.0.1:{port}" + (f",{arguments.options}" if arguments.options else ""), *beside]
+        rows = measure([python, harness, ",".join(names), "--seeds", arguments.seeds], controllers, environment, started.logs)
     table(rows)
     ours = [row for row in rows if row["controller"].startswith(GREENWAVE)]
     # Where plans are made to come late, no cabinet has one for the first seconds.
@@ -65,19 +74,22 @@ def main():
         sys.exit(f"a cabinet refused or overruled a plan or had none, or a plan came late: {runs}")
 
 
-def measure(arguments, python, harness, directory, url):
-    controllers = [f"{GREENWAVE}:url={url}" + (f",{arguments.options}" if arguments.options else "")]
-    scenarios, environment = arguments.scenarios, {"PYTHONPATH": str(pathlib.Path(__file__).parent.resolve())}
-    if scenarios in OTHERS:
-        names = OTHERS[scenarios](directory / "networks", python)
-        scenarios, environment = ",".join(names), environment | {"SCEN_DIR": str(directory / "networks")}
-        # Options are Greenwave's alone: with them the others would be no measure.
-        controllers += [] if arguments.options else ["fixed", "actuated", "greedy"]
+def others(scenarios):
+    """The names of these scenarios, and the function that brings them if the harness does not come with them."""
+    for group, (names, bring) in OTHERS.items():
+        if scenarios == group:
+            return names, bring
+        if set(scenarios.split(",")) <= set(names):
+            return scenarios.split(","), bring
+    return scenarios.split(","), None
+
+
+def measure(harness, controllers, environment, directory):
     out = directory / "rows.jsonl"
     options = [option for controller in controllers for option in ("--controller", controller)]
     log = directory / "harness.log"
     with open(log, "w") as output:
-        command = [python, harness, scenarios, *options, "--seeds", arguments.seeds, "--procs", "2", "--out", out]
+        command = [*harness, *options, "--procs", "2", "--out", out]
         failed = subprocess.run(command, stdout=output, stderr=output, env=os.environ | environment).returncode
     if failed:
         said = log.read_text().strip().splitlines() or ["it said nothing"]

