@@ -42,8 +42,8 @@ def main():
         there = {folder.name for folder in scenarios.glob("*/")}
         unknown = [name for name in names if name not in there]
         if unknown:
-            known = [", ".join(sorted(there)) or "none"] + [f"{group} ({', '.join(of)})" for group, (of, _) in OTHERS.items()]
-            sys.exit(f"no such scenario: {', '.join(unknown)}; there are {'; or '.join(known)}")
+            apart = " and ".join(f"{group} ({', '.join(of)})" for group, (of, _) in OTHERS.items())
+            sys.exit(f"{', '.join(unknown)}: not a scenario of the harness ({', '.join(sorted(there)) or 'it has none'}); {apart} are run apart")
     python = pathlib.Path(".venv/sumo/bin/python").absolute()
     if not python.is_file():
         print("Setting up SUMO in .venv/sumo ...", flush=True)
@@ -76,12 +76,13 @@ def main():
 
 def others(scenarios):
     """The names of these scenarios, and the function that brings them if the harness does not come with them."""
+    asked = scenarios.split(",")
     for group, (names, bring) in OTHERS.items():
-        if scenarios == group:
+        if asked == [group]:
             return names, bring
-        if set(scenarios.split(",")) <= set(names):
-            return scenarios.split(","), bring
-    return scenarios.split(","), None
+        if set(asked) <= set(names):
+            return asked, bring
+    return asked, None
 
 
 def measure(harness, controllers, environment, directory):
