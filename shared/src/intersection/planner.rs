@@ -49,7 +49,7 @@ parameters! {
     /// How much later a green starts, and how much more of its yellow is used, at a junction where turns that give way share more than
     /// one lane of a stage with through vehicles, s: the first wait for each other, and leave at the end. Added to `startup_loss_s` and
     /// `yellow_used_s`. Chosen in simulation.
-    give_way_margin_s: 1.0 in 0.0..=3.0;
+    give_way_margin_s: 0.5 in 0.0..=3.0;
     /// Flow of a movement that gives way, as a share of the same movement with right of way. A prior; the flow itself is learnt.
     permitted_share: 0.5 in 0.05..=1.0;
     /// Weight of a turn against a through movement of the same lane. A prior; the flow itself is learnt.
@@ -66,8 +66,8 @@ parameters! {
     discharge_max: 1.5 in 1.0..=3.0;
     /// Weight of a period in which the discharge was seen: at a tenth, the last ten or so count. Chosen in simulation.
     discharge_weight: 0.1 in 0.0..=1.0;
-    /// A stage is not clear while vehicles arrive within this time, s: about as long as a change takes. Chosen in simulation.
-    clear_ahead_s: 4.0 in 0.0..=15.0;
+    /// A stage is not clear while vehicles arrive within this time, s: a change with its clearance takes about that. Chosen in simulation.
+    clear_ahead_s: 6.0 in 0.0..=15.0;
     /// How far ahead the planner looks, s. Chosen in simulation: longer horizons cost time and gained nothing.
     horizon_s: 45.0 in 20.0..=90.0;
     /// What a stop costs besides the wait, in vehicle-seconds: from 50 km/h, braking at 4.5 and starting at 2.6 m/s² lose 4.2 s.
@@ -76,7 +76,7 @@ parameters! {
     /// What a vehicle that still waits at the horizon costs, in vehicle-seconds. Chosen in simulation.
     unserved_cost_s: 10.0 in 0.0..=60.0;
     /// What a change of stage costs besides its clearance, in vehicle-seconds. Chosen in simulation.
-    change_cost_s: 2.0 in 0.0..=60.0;
+    change_cost_s: 1.0 in 0.0..=60.0;
     /// What it costs, for each movement, to end a green in which turning vehicles give way while they stand at its head, in
     /// vehicle-seconds, unless the next stage gives them right of way: some stand in the junction already. Chosen in simulation.
     stranding_cost_s: 40.0 in 0.0..=500.0;
