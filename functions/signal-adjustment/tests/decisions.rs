@@ -77,6 +77,23 @@ fn turning_vehicles_that_stand_at_a_green_get_right_of_way_before_crossing_traff
 }
 
 #[test]
+fn a_lane_that_stands_in_its_green_does_not_keep_it() {
+    let junction = intersection(|_| {});
+    let lane = |moving: u32| {
+        let speed = (moving > 0).then_some(30.0);
+        json!({"profile": {"bin_m": 25, "vehicles": [3, 3], "moving": [0, moving], "speed_mean_kmh": [null, speed]}})
+    };
+    // Those who wait on both approaches are the same; a queue of which the second three move is served first.
+    for (elapsed, moving, kept) in [(20.0, 3, true), (20.0, 0, false), (5.0, 0, true)] {
+        let mut readings = step("0", elapsed, 0, [0, 0, 0, 0, 4, 0, 0, 0]);
+        readings[1] = detector("n_0", 0, &lane(moving));
+        let (_, decision, plan) = first(&junction, &readings);
+        assert_eq!(next(&plan).1 > 4 + 5, kept, "green for {elapsed} s, {moving} move: {plan:?}");
+        assert_eq!(decision.reason.code == "queue_pressure", !kept, "{plan:?}");
+    }
+}
+
+#[test]
 fn greens_start_later_where_turns_that_give_way_share_more_than_one_lane_with_through_vehicles() {
     let cost = |turns: &[(&str, &str)], right_of_way: &str, green_for: f64, (stage, queues): (&str, [u32; 8]), margin_s: f64| {
         let junction = intersection(|document| {

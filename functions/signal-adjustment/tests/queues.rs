@@ -432,7 +432,9 @@ fn learnt_with(planner: &Value, queue: u32, volume: f64, exit: u32, steps: i64) 
         let seconds = 5 * number;
         let elapsed = 10.0 + f64::from(i32::try_from(seconds).unwrap());
         let mut readings = step(junction.stages()[stage].id.as_str(), elapsed, seconds, [0; 8]);
-        let profile = json!({"bin_m": 25, "vehicles": [queue], "moving": [0], "speed_mean_kmh": [null]});
+        // One of them moves, or they would be held up.
+        let (moving, speed) = if queue > 0 { (1, Some(20.0)) } else { (0, None) };
+        let profile = json!({"bin_m": 25, "vehicles": [queue], "moving": [moving], "speed_mean_kmh": [speed]});
         readings[1 + lane] = detector(LANES[lane], seconds, &json!({"volume": volume, "profile": profile}));
         readings.push(detector("out", seconds, &json!({"queue": exit})));
         let (inputs, ..) = decide(&mut state, &junction, &readings);

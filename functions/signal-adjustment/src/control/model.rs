@@ -9,7 +9,7 @@ use shared::units::{Deciseconds, Timestamp};
 
 use crate::demand::LaneDemand;
 use crate::estimate::{Estimate, served};
-use crate::signal::SignalState;
+use crate::signal::{Phase, SignalState};
 
 /// Lanes that are computed together.
 const GROUP: usize = 8;
@@ -39,6 +39,8 @@ pub(super) struct Model {
     soon: Vec<Lanes>,
     /// Lanes of which no stage serves two: whatever is done, one at a time of each such set is served.
     exclusive: Vec<Exclusive>,
+    /// 0 for each lane that is held up in the running green, else 1, `groups` of them.
+    moving: Vec<Lanes>,
     /// What keeps its green from one stage to another, `groups` for each pair.
     through: Vec<Lanes>,
     /// Seconds between two stages.
@@ -127,6 +129,7 @@ impl Model {
             served: vec![[0.0; GROUP]; groups * stages],
             soon: vec![[0.0; GROUP]; groups * horizon],
             exclusive: Vec::new(),
+            moving: vec![[1.0; GROUP]; groups],
             through: vec![[0.0; GROUP]; groups * stages * stages],
             clearance: vec![0; stages * stages],
             planner,
@@ -144,7 +147,20 @@ impl Model {
             *served = serve.map(|flow| if flow > 0.0 { 1.0 } else { 0.0 });
         }
         model.exclusive = model.exclusive_sets(lanes);
+        model.stop_held_up(intersection, estimate, state);
         model
+    }
+
+    /// Lanes that stand in the running green let nobody pass while it lasts.
+    fn stop_held_up(&mut self, intersection: &Intersection, estimate: &Estimate, state: &SignalState) {
+        let Phase::Green { since, .. } = state.phase else { return };
+        for (lane, detector) in estimate.by_lane(intersection).into_iter().enumerate() {
+            if detector.is_some_and(|d| d.is_trusted(intersection, state.at) && d.is_held_up(since))
+                && let Some(slot) = at_mut(&mut self.moving, 0, lane)
+            {
+                *slot = 0.0;
+            }
+        }
     }
 
     fn fill_capacity(&mut self, intersection: &Intersection, estimate: &Estimate, now: Timestamp) {
@@ -281,13 +297,30 @@ impl Model {
 
     /// A second of the green of a stage, `age` seconds after it began; `from` is the stage before it.
     pub(super) fn green(&self, roll: &mut Roll, stage: usize, from: usize, age: usize) {
-        #[expect(clippy::cast_precision_loss, reason = "at most a few hundred seconds")]
-        let moving = (age as f32 + 1.0 - self.startup).clamp(0.0, 1.0);
-        if moving >= 1.0 {
+        let started = self.started(age);
+        if started >= 1.0 {
             return self.pass(roll, self.serve(stage).iter().copied());
         }
+        self.pass(roll, self.starting(stage, from, started));
+    }
+
+    /// The same of the stage reached, in which lanes may be held up.
+    pub(super) fn green_on(&self, roll: &mut Roll, stage: usize, from: usize, age: usize) {
+        let starting = self.starting(stage, from, self.started(age));
+        self.pass(roll, starting.zip(&self.moving).map(|(flow, moving)| zip(flow, *moving, |f, m| f * m)));
+    }
+
+    /// Share of its flow that passes in this second of a green.
+    const fn started(&self, age: usize) -> f32 {
+        #[expect(clippy::cast_precision_loss, reason = "at most a few hundred seconds")]
+        let seconds = age as f32 + 1.0 - self.startup;
+        seconds.clamp(0.0, 1.0)
+    }
+
+    /// What passes when this share of its flow does, but for what was green before and goes on.
+    fn starting(&self, stage: usize, from: usize, started: f32) -> impl Iterator<Item = Lanes> {
         let kept = self.through(from, stage).iter().zip(self.serve(stage));
-        self.pass(roll, kept.map(|(kept, full)| zip(*kept, *full, |k, f| k + (f - k) * moving)));
+        kept.map(move |(kept, full)| zip(*kept, *full, |k, f| k + (f - k) * started))
     }
 
     /// A second of the clearance between two stages, `age` seconds after it began.

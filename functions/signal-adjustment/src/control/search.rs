@@ -113,7 +113,7 @@ pub(super) fn search(model: &Model, greens: &[Greens], start: &Start, allowed_un
             break;
         }
         let age = if start.begins > 0 { end - start.begins } else { end + start.age };
-        model.green(&mut stem, start.stage, start.before, age);
+        model.green_on(&mut stem, start.stage, start.before, age);
     }
     let kept = start.latest >= model.horizon() || greens.len() == 1;
     search.offer(Course::NONE, &stem, start, kept);
