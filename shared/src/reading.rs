@@ -85,10 +85,15 @@ pub struct Profile {
 }
 
 impl Profile {
-    /// Whether somebody stands or crawls in the bin at the stop line.
+    /// As many vehicles as this are somebody.
+    pub const SOMEBODY: f64 = 0.5;
+
+    /// Whether somebody stands or crawls in the bin at the stop line. A bin longer than 50 m does not tell: the end of a queue stands in
+    /// it while the head moves.
     pub fn head_stands(&self) -> bool {
-        const SOMEBODY: f64 = 0.5;
-        self.vehicles.first().zip(self.moving.first()).is_some_and(|(vehicles, moving)| vehicles - moving > SOMEBODY)
+        const HEAD_M: f64 = 50.0;
+        let standing = self.vehicles.first().zip(self.moving.first()).map_or(0.0, |(vehicles, moving)| vehicles - moving);
+        self.bin_m <= HEAD_M && standing > Self::SOMEBODY
     }
 
     /// Vehicles in the bins that begin nearer to the stop line than this, m.

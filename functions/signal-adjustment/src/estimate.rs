@@ -43,8 +43,6 @@ const EXIT_STOOD_UPON: f64 = 0.8;
 const UNDER_WAY: Deciseconds = Deciseconds::from_secs(7);
 /// Who reaches the stop line within so many seconds is near it, s.
 const ABOUT_TO_PASS_S: usize = 6;
-/// As many vehicles as this are somebody.
-const SOMEBODY: f64 = 0.5;
 /// Faster than this is no road traffic, km/h.
 const SPEED_MAX_KMH: f64 = 250.0;
 /// The rate of a lane is that of some cycles: of so many seconds.
@@ -248,7 +246,7 @@ impl DetectorState {
     /// to reach the stop line.
     pub(crate) fn is_held_up(&self, green_since: Timestamp) -> bool {
         let green = self.last.map_or(Deciseconds::ZERO, |last| Timestamp::from_millis(last).since(green_since));
-        self.head_stands && green >= UNDER_WAY && self.arrivals.vehicles().take(ABOUT_TO_PASS_S).sum::<f64>() < SOMEBODY
+        self.head_stands && green >= UNDER_WAY && self.arrivals.vehicles().take(ABOUT_TO_PASS_S).sum::<f64>() < Profile::SOMEBODY
     }
 
     /// Whether its newest reading belongs to a later second.

@@ -79,17 +79,23 @@ fn turning_vehicles_that_stand_at_a_green_get_right_of_way_before_crossing_traff
 #[test]
 fn a_lane_that_stands_in_its_green_does_not_keep_it() {
     let junction = intersection(|_| {});
-    let lane = |moving: u32| {
+    let lane = |bin_m: u32, moving: u32| {
         let speed = (moving > 0).then_some(30.0);
-        json!({"profile": {"bin_m": 25, "vehicles": [3, 3], "moving": [0, moving], "speed_mean_kmh": [null, speed]}})
+        json!({"profile": {"bin_m": bin_m, "vehicles": [3, 3], "moving": [0, moving], "speed_mean_kmh": [null, speed]}})
     };
-    // Those who wait on both approaches are the same; a queue of which the second three move is served first.
-    for (elapsed, moving, kept) in [(20.0, 3, true), (20.0, 0, false), (5.0, 0, true)] {
+    let cases = [
+        ("the second three move", 20.0, lane(25, 3), true),
+        ("nobody moves", 20.0, lane(25, 0), false),
+        ("nobody moves yet", 5.0, lane(25, 0), true),
+        ("the bins do not tell who stands at the head", 20.0, lane(100, 0), true),
+    ];
+    for (case, elapsed, profile, kept) in cases {
         let mut readings = step("0", elapsed, 0, [0, 0, 0, 0, 4, 0, 0, 0]);
-        readings[1] = detector("n_0", 0, &lane(moving));
+        readings[1] = detector("n_0", 0, &profile);
         let (_, decision, plan) = first(&junction, &readings);
-        assert_eq!(next(&plan).1 > 4 + 5, kept, "green for {elapsed} s, {moving} move: {plan:?}");
-        assert_eq!(decision.reason.code == "queue_pressure", !kept, "{plan:?}");
+        // Four seconds are the clearance.
+        assert_eq!(next(&plan).1 > 4 + 5, kept, "{case}: {plan:?}");
+        assert_eq!(decision.reason.code == "queue_pressure", !kept, "{case}: {plan:?}");
     }
 }
 
