@@ -104,7 +104,7 @@ def table(rows):
     print("scenario     controller   mean    max  gridlocks  forced  refused  fallback  late  seeds")
     key = lambda row: (row["scenario"], row["controller"].partition(":")[0].removeprefix("detectors/").lower())
     for scenario, controller in sorted(set(map(key, rows))):
-        of = [row for row in rows if key(row) == (scenario, controller)]
+        of = sorted((row for row in rows if key(row) == (scenario, controller)), key=lambda row: row["seed"])
         delays = [row["delay"] for row in of]
         # A seed that takes twice as long as the middle one, which two seeds do not have.
         locked = sum(delay > 2 * statistics.median(delays) for delay in delays) if len(delays) > 2 else "-"
