@@ -446,7 +446,7 @@ impl Estimate {
     }
 
     /// Whether all that a lane discharges in a stage can leave: else its flow tells of the street behind the junction.
-    fn has_open_exits(&self, intersection: &Intersection, lane: usize, stage: usize, now: Timestamp) -> bool {
+    pub(crate) fn has_open_exits(&self, intersection: &Intersection, lane: usize, stage: usize, now: Timestamp) -> bool {
         let of_lane = |m: &usize| intersection.movements().get(*m).filter(|m| m.from_lane == Some(lane));
         let movements = intersection.movements_of(stage);
         let free = intersection.control().planner.exit_free_share;

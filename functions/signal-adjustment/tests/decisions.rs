@@ -77,21 +77,25 @@ fn turning_vehicles_that_stand_at_a_green_get_right_of_way_before_crossing_traff
 }
 
 #[test]
-fn a_lane_that_stands_in_its_green_does_not_keep_it() {
+fn a_lane_that_stands_in_its_green_does_not_keep_it_unless_its_exit_is_full() {
     let junction = intersection(|_| {});
     let lane = |bin_m: u32, moving: u32| {
         let speed = (moving > 0).then_some(30.0);
         json!({"profile": {"bin_m": bin_m, "vehicles": [3, 3], "moving": [0, moving], "speed_mean_kmh": [null, speed]}})
     };
     let cases = [
-        ("the second three move", 20.0, lane(25, 3), true),
-        ("nobody moves", 20.0, lane(25, 0), false),
-        ("nobody moves yet", 5.0, lane(25, 0), true),
-        ("the bins do not tell who stands at the head", 20.0, lane(100, 0), true),
+        ("the second three move", 20.0, lane(25, 3), 0, true),
+        ("nobody moves", 20.0, lane(25, 0), 0, false),
+        ("nobody moves yet", 5.0, lane(25, 0), 0, true),
+        ("the bins do not tell who stands at the head", 20.0, lane(100, 0), 0, true),
+        // 27 vehicles fit into the 200 m that are seen, and from 40 % on the exit is what holds them up.
+        ("ten stand in the exit", 20.0, lane(25, 0), 10, false),
+        ("eleven stand in the exit", 20.0, lane(25, 0), 11, true),
     ];
-    for (case, elapsed, profile, kept) in cases {
+    for (case, elapsed, profile, in_exit, kept) in cases {
         let mut readings = step("0", elapsed, 0, [0, 0, 0, 0, 4, 0, 0, 0]);
         readings[1] = detector("n_0", 0, &profile);
+        readings.push(detector("s_out", 0, &json!({"queue": in_exit})));
         let (_, decision, plan) = first(&junction, &readings);
         // Four seconds are the clearance.
         assert_eq!(next(&plan).1 > 4 + 5, kept, "{case}: {plan:?}");

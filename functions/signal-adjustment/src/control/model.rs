@@ -151,11 +151,13 @@ impl Model {
         model
     }
 
-    /// Lanes that stand in the running green let nobody pass while it lasts.
+    /// Lanes that stand in the running green let nobody pass while it lasts. Those whose exit is full are none of them: the end of
+    /// the green does not let them out.
     fn stop_held_up(&mut self, intersection: &Intersection, estimate: &Estimate, state: &SignalState) {
-        let Phase::Green { since, .. } = state.phase else { return };
+        let Phase::Green { stage, since } = state.phase else { return };
         for (lane, detector) in estimate.by_lane(intersection).into_iter().enumerate() {
             if detector.is_some_and(|d| d.is_trusted(intersection, state.at) && d.is_held_up(since))
+                && estimate.has_open_exits(intersection, lane, stage, state.at)
                 && let Some(slot) = at_mut(&mut self.moving, 0, lane)
             {
                 *slot = 0.0;
