@@ -70,7 +70,7 @@ bench: ## Throughput and latency of the local host
 	python3 tests/load.py target/release/greenwave
 
 # The scenarios belong to others and are no part of this project: BENCH is where closed_loop.py lies.
-bench-signals: ## Delay in SUMO, driven through the public API: SEEDS, SCENARIOS (or SCENARIOS=generated, SCENARIOS=resco, or some of their names), and OPTIONS such as allred=2, miss=0.05,drop=0.1,latency=2, or measures=loop and dead=1 (tests/detectors.py)
+bench-signals: ## Delay in SUMO, driven through the public API: SEEDS, SCENARIOS (or SCENARIOS=generated, SCENARIOS=resco, or some of their names), and OPTIONS such as allred=2, miss=0.05,drop=0.1,latency=2, or scale=1.6, measures=loop, dead=1 (tests/detectors.py)
 	cargo build --release --package greenwave
 	python3 tests/bench_signals.py target/release/greenwave --bench $(BENCH) --seeds $(SEEDS) --scenarios $(SCENARIOS) $(if $(OPTIONS),--options $(OPTIONS))
 

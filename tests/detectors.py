@@ -1,8 +1,9 @@
-"""Greenwave in the closed-loop harness, if wanted with other detectors than cameras that see 200 m of every lane.
+"""Greenwave in the closed-loop harness, if wanted with other detectors than cameras that see 200 m of every lane, or more traffic.
 
   measures=count   loops that count what passes the stop line and see nothing else; there are none in exits
   measures=loop    loops that count, and tell for which share of the time somebody was over them
   dead=1           so many approach lanes of each junction are not seen; which ones depends on `pick`
+  scale=1.6        so many times the demand of the scenario
 """
 
 import zlib
@@ -11,7 +12,10 @@ import closed_loop
 
 
 class Greenwave(closed_loop.Greenwave):
-    measures, dead, pick = "", 0, 0
+    measures, dead, pick, scale = "", 0, 0, 1
+
+    def sumo_opts(self, scen, outdir, tag):
+        return ["--scale", str(self.scale)]
 
     def call(self, method, path, body=None):
         if path == "/v1/readings":
