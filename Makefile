@@ -3,6 +3,11 @@
 FUNCTIONS := sensor-ingestion signal-adjustment maintenance-prediction operations-api
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
 
+# What is built without optimisation is built with these features, and with a test among it, so that the dependencies of tests count:
+# any other choice builds half of the dependencies once more.
+FEATURES := --features greenwave/aws,tests/aws
+BUILD_HOST := cargo build --workspace $(FEATURES) --bin greenwave --test ports
+
 EXAMPLES ?= 30
 FUZZ_SECONDS ?= 60
 BENCH ?= ../shared/bench
@@ -23,7 +28,7 @@ run: ## Serve the suite on this machine and drive a simulated city with it
 	cargo run --release --package greenwave -- demo
 
 test: ## Everything that is tested without AWS
-	cargo $(NEXTEST) --workspace
+	cargo $(NEXTEST) --workspace $(FEATURES)
 
 storm: ## Some thousand schedules of faults: STORM_SCHEDULES of them (10000) from the seed STORM_SEED (0) on
 	cargo test --package tests --test faults -- --ignored --nocapture
@@ -31,18 +36,18 @@ storm: ## Some thousand schedules of faults: STORM_SCHEDULES of them (10000) fro
 soak: ## The safety envelope for a hundred million controller-seconds: SOAK_SECONDS of them, from the junction SOAK_SEED (0) on
 	cargo test --release --package signal-adjustment --no-default-features --test envelope -- --ignored --nocapture
 
-lint: .venv/lint/done ## Format, lints, pure cores, fuzz targets, template
+lint: .venv/lint/done ## Format, lints, pure cores, the local host without AWS, fuzz targets, template
 	cargo fmt --all --check
-	cargo clippy --workspace --all-targets --features greenwave/aws,tests/aws -- -D warnings
+	cargo clippy --workspace --all-targets $(FEATURES) -- -D warnings
 	set -e; for function in $(FUNCTIONS); do cargo check --quiet --package $$function --no-default-features --lib; done
+	cargo check --quiet --package greenwave
 	cargo fmt --manifest-path tests/fuzz/Cargo.toml --check
 	cargo check --quiet --manifest-path tests/fuzz/Cargo.toml
 	.venv/lint/bin/cfn-lint template.yaml
 	.venv/lint/bin/checkov --file template.yaml --framework cloudformation --compact --quiet
 
-# One build for this and `adapters`: other features would build half of the workspace once more.
 schemathesis: .venv/schemathesis/done ## openapi.yaml against the local host: some thousands of requests, good and bad
-	cargo build --workspace --features greenwave/aws,tests/aws
+	$(BUILD_HOST)
 	.venv/schemathesis/bin/python tests/schemathesis/run.py $${CARGO_TARGET_DIR:-target}/debug/greenwave --seed 1 --max-examples $(EXAMPLES)
 
 # Without a sanitizer the stable toolchain is enough: there is no unsafe code to watch.
@@ -59,7 +64,7 @@ invoke: .venv/deploy/done .venv/emulator/done ## The Lambda binaries against an 
 
 adapters: .venv/emulator/done ## The adapters for AWS and `greenwave quarantine` against an emulator
 	.venv/emulator/bin/python tests/adapters.py
-	cargo build --workspace --features greenwave/aws,tests/aws
+	$(BUILD_HOST)
 	.venv/emulator/bin/python tests/quarantine.py $${CARGO_TARGET_DIR:-target}/debug/greenwave
 
 e2e: .venv/deploy/done .venv/emulator/done ## `make deploy` to an emulator, and all that may happen to a stack

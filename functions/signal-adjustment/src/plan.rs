@@ -267,13 +267,17 @@ impl RedLedger {
 
     /// The stage of the cover that serves the most urgent movement, other than the current one.
     fn next_of_recovery(&self, intersection: &Intersection, current: usize) -> Option<usize> {
-        let waiting = self.waiting.iter().enumerate().filter_map(|(movement, waiting)| waiting.map(|w| (movement, w)));
-        waiting
-            .filter_map(|(movement, w)| {
-                intersection.home_of(movement).filter(|&s| s != current).map(|s| ((w.deadline, w.since, movement), s))
-            })
-            .min_by_key(|(urgency, _)| *urgency)
-            .map(|(_, stage)| stage)
+        let mut most: Option<((Timestamp, Timestamp), usize)> = None;
+        for (movement, waiting) in self.waiting.iter().enumerate() {
+            let Some(Waiting { since, deadline }) = *waiting else { continue };
+            // Of two that are as urgent, the first.
+            if most.is_none_or(|(urgency, _)| (deadline, since) < urgency)
+                && let Some(stage) = intersection.home_of(movement).filter(|&stage| stage != current)
+            {
+                most = Some(((deadline, since), stage));
+            }
+        }
+        most.map(|(_, stage)| stage)
     }
 
     /// Runs the recovery; tells of each movement its deadline and when it turns green.

@@ -6,43 +6,51 @@
 
 use shared::intersection::{Intersection, MovementSet, Planner, Stage, Turn};
 use shared::units::{Deciseconds, Timestamp};
+use wide::f32x8;
 
 use crate::demand::LaneDemand;
 use crate::estimate::{Estimate, served};
 use crate::signal::{Phase, SignalState};
 
-/// Lanes that are computed together.
-const GROUP: usize = 8;
-pub(super) type Lanes = [f32; GROUP];
+/// Lanes that are computed together, by one instruction in Lambda: `cargo lambda` builds for AVX2.
+type Lanes = f32x8;
+pub(super) const GROUP: usize = 8;
+
+/// A value of each lane, of a junction with so many groups of them.
+type All<const GROUPS: usize> = [Lanes; GROUPS];
 
 /// What a full exit takes: enough that nobody is forgotten.
 const EXIT_OPEN_MIN: f64 = 0.02;
 
+/// So far the stage that serves most is looked for, in seconds.
+const LOOK_S: f32 = 10.0;
+
 /// Fewer vehicles than this are nobody.
 const NOBODY: f32 = 0.5;
 
-/// Everything that a rollout needs, by number of stage and group of lanes.
-pub(super) struct Model {
-    groups: usize,
+/// Everything that a rollout needs. How many groups of lanes there are is known when this is compiled: their loops are unrolled.
+pub(super) struct Model<const GROUPS: usize> {
     stages: usize,
     /// Seconds that are looked ahead.
     horizon: usize,
     /// Vehicles at the stop lines now.
-    queue: Vec<Lanes>,
-    /// Second by second, `groups` each.
-    arrivals: Vec<Lanes>,
-    /// What a stage serves in a second, `groups` each.
-    serve: Vec<Lanes>,
-    /// 1 for each lane that a stage serves, else 0, `groups` each.
-    served: Vec<Lanes>,
-    /// Vehicles that arrive within `clear_ahead_s` from a second on, second by second, `groups` each.
-    soon: Vec<Lanes>,
+    queue: All<GROUPS>,
+    /// Second by second.
+    arrivals: Vec<All<GROUPS>>,
+    /// What each stage serves in a second.
+    serve: Vec<All<GROUPS>>,
+    /// By stage, 1 for each lane that it serves, else 0.
+    served: Vec<All<GROUPS>>,
+    /// The most that leaves all lanes of each stage together in a second of its green.
+    flow: Vec<f32>,
+    /// Vehicles that arrive within `clear_ahead_s` from a second on, second by second.
+    soon: Vec<All<GROUPS>>,
     /// Lanes of which no stage serves two: whatever is done, one at a time of each such set is served.
     exclusive: Vec<Exclusive>,
-    /// 0 for each lane that is held up in the running green, else 1, `groups` of them.
-    moving: Vec<Lanes>,
-    /// What keeps its green from one stage to another, `groups` for each pair.
-    through: Vec<Lanes>,
+    /// 0 for each lane that is held up in the running green, else 1.
+    moving: All<GROUPS>,
+    /// What keeps its green from one stage to another, for each pair.
+    through: Vec<All<GROUPS>>,
     /// Seconds between two stages.
     clearance: Vec<usize>,
     planner: Planner,
@@ -53,10 +61,10 @@ pub(super) struct Model {
 }
 
 /// A rollout under way.
-#[derive(Clone)]
-pub(super) struct Roll {
+#[derive(Clone, Copy)]
+pub(super) struct Roll<const GROUPS: usize> {
     /// Vehicles at the stop lines.
-    pub(super) queue: Vec<Lanes>,
+    queue: All<GROUPS>,
     /// Seconds from now.
     pub(super) second: usize,
     /// What waits and stops have cost.
@@ -65,15 +73,10 @@ pub(super) struct Roll {
     pub(super) extra: f32,
 }
 
-impl Roll {
-    pub(super) fn copy_from(&mut self, other: &Self) {
-        self.queue.copy_from_slice(&other.queue);
-        (self.second, self.waited, self.extra) = (other.second, other.waited, other.extra);
-    }
-
+impl<const GROUPS: usize> Roll<GROUPS> {
     /// What it has cost so far.
     pub(super) fn cost(&self) -> f32 {
-        self.extra + sum(&self.waited)
+        self.extra + sum(self.waited)
     }
 }
 
@@ -85,23 +88,18 @@ struct Exclusive {
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "costs need no more than single precision")]
-const fn single(value: f64) -> f32 {
+pub(super) const fn single(value: f64) -> f32 {
     value as f32
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a parameter of at most 90")]
-const fn whole_seconds(parameter: f64) -> usize {
-    parameter as usize
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "some seconds, none if below 0")]
+pub(super) const fn whole_seconds(seconds: f64) -> usize {
+    seconds as usize
 }
 
-/// The larger of two numbers. Unlike `f32::max` it need not look for what is no number: one instruction for several lanes.
+/// The larger of two numbers. Unlike `f32::max` it need not look for what is no number.
 const fn larger(a: f32, b: f32) -> f32 {
     if a > b { a } else { b }
-}
-
-/// The smaller of two numbers.
-const fn smaller(a: f32, b: f32) -> f32 {
-    if a < b { a } else { b }
 }
 
 /// Whole seconds, rounded up: a change that is modelled too late costs less than one that is not there yet.
@@ -109,28 +107,27 @@ pub(super) const fn seconds_up(time: Deciseconds) -> usize {
     time.tenths().div_ceil(10) as usize
 }
 
-impl Model {
+impl<const GROUPS: usize> Model<GROUPS> {
     pub(super) fn of(intersection: &Intersection, estimate: &Estimate, state: &SignalState) -> Self {
         let planner = intersection.control().planner;
-        let lanes = intersection.lanes().len();
-        let (groups, stages) = (lanes.div_ceil(GROUP), intersection.stages().len());
+        let (lanes, stages) = (intersection.lanes().len(), intersection.stages().len());
         let horizon = whole_seconds(planner.horizon_s);
         let margin =
             if intersection.stages().iter().any(|stage| turns_block(intersection, stage)) { planner.give_way_margin_s } else { 0.0 };
         let yellow_used =
             intersection.stages().iter().map(|stage| single((planner.yellow_used_s + margin).min(stage.yellow_change.as_secs())));
         let mut model = Self {
-            groups,
             stages,
             horizon,
-            queue: vec![[0.0; GROUP]; groups],
-            arrivals: vec![[0.0; GROUP]; groups * horizon],
-            serve: vec![[0.0; GROUP]; groups * stages],
-            served: vec![[0.0; GROUP]; groups * stages],
-            soon: vec![[0.0; GROUP]; groups * horizon],
+            queue: [Lanes::ZERO; GROUPS],
+            arrivals: vec![[Lanes::ZERO; GROUPS]; horizon],
+            serve: vec![[Lanes::ZERO; GROUPS]; stages],
+            served: vec![[Lanes::ZERO; GROUPS]; stages],
+            flow: Vec::new(),
+            soon: vec![[Lanes::ZERO; GROUPS]; horizon],
             exclusive: Vec::new(),
-            moving: vec![[1.0; GROUP]; groups],
-            through: vec![[0.0; GROUP]; groups * stages * stages],
+            moving: [Lanes::ONE; GROUPS],
+            through: vec![[Lanes::ZERO; GROUPS]; stages * stages],
             clearance: vec![0; stages * stages],
             planner,
             startup: single(planner.startup_loss_s + margin),
@@ -144,8 +141,9 @@ impl Model {
         // They keep no stage from being clear: it is not known when they come.
         model.add_unseen(&demand);
         for (served, serve) in model.served.iter_mut().zip(&model.serve) {
-            *served = serve.map(|flow| if flow > 0.0 { 1.0 } else { 0.0 });
+            *served = serve.map(|flows| flows.simd_gt(Lanes::ZERO).select(Lanes::ONE, Lanes::ZERO));
         }
+        model.flow = (0..stages).map(|stage| model.most_of(stage)).collect();
         model.exclusive = model.exclusive_sets(lanes);
         model.stop_held_up(intersection, estimate, state);
         model
@@ -158,7 +156,7 @@ impl Model {
         for (lane, detector) in estimate.by_lane(intersection).into_iter().enumerate() {
             if detector.is_some_and(|d| d.is_trusted(intersection, state.at) && d.is_held_up(since))
                 && estimate.has_open_exits(intersection, lane, stage, state.at)
-                && let Some(slot) = at_mut(&mut self.moving, 0, lane)
+                && let Some(slot) = at_mut(&mut self.moving, lane)
             {
                 *slot = 0.0;
             }
@@ -175,7 +173,7 @@ impl Model {
             for (number, stage) in intersection.stages().iter().enumerate() {
                 let share = share_of(&uses, stage.protected, stage.permitted, &self.planner);
                 let learnt = discharge.next_if(|((of, at), _)| (*of, *at) == (lane, number)).map_or(1.0, |(_, d)| d.factor());
-                if let Some(slot) = at_mut(&mut self.serve, number * self.groups, lane) {
+                if let Some(slot) = self.serve.get_mut(number).and_then(|all| at_mut(all, lane)) {
                     *slot = single(share * flow * learnt);
                 }
             }
@@ -187,7 +185,7 @@ impl Model {
                         continue;
                     }
                     let share = share_of(&uses, both(kept, b.protected), both(kept, b.permitted), &self.planner);
-                    if let Some(slot) = at_mut(&mut self.through, (from * self.stages + to) * self.groups, lane) {
+                    if let Some(slot) = self.through.get_mut(from * self.stages + to).and_then(|all| at_mut(all, lane)) {
                         *slot = single(share * flow);
                     }
                 }
@@ -207,7 +205,7 @@ impl Model {
         let flows = |lane: usize| (0..self.stages).map(move |stage| lane_of(self.serve(stage), lane));
         let mut sets: Vec<Exclusive> = Vec::new();
         for lane in 0..lanes {
-            let kept = self.through.chunks(self.groups).map(|flows| lane_of(flows, lane));
+            let kept = self.through.iter().map(|flows| lane_of(flows, lane));
             let most = flows(lane).chain(kept).fold(0.0, larger);
             let shares_stage = |other: &usize| flows(lane).zip(flows(*other)).any(|(a, b)| a > 0.0 && b > 0.0);
             if let Some(set) = sets.iter_mut().find(|set| !set.lanes.iter().any(shares_stage)) {
@@ -220,13 +218,24 @@ impl Model {
         sets
     }
 
+    /// The most that leaves all lanes of a stage together in a second of its green.
+    fn most_of(&self, stage: usize) -> f32 {
+        let mut most = *self.serve(stage);
+        for from in 0..self.stages {
+            for (most, kept) in most.iter_mut().zip(self.through(from, stage)) {
+                *most = most.fast_max(*kept);
+            }
+        }
+        most.into_iter().map(sum).sum()
+    }
+
     fn fill_demand(&mut self, demand: &[LaneDemand]) {
         for (lane, here) in demand.iter().enumerate() {
-            if let Some(slot) = at_mut(&mut self.queue, 0, lane) {
+            if let Some(slot) = at_mut(&mut self.queue, lane) {
                 *slot = single(here.queue);
             }
             for (second, vehicles) in here.arrivals().take(self.horizon).enumerate() {
-                if let Some(slot) = at_mut(&mut self.arrivals, second * self.groups, lane) {
+                if let Some(slot) = self.arrivals.get_mut(second).and_then(|all| at_mut(all, lane)) {
                     *slot = single(vehicles);
                 }
             }
@@ -235,13 +244,10 @@ impl Model {
 
     fn fill_soon(&mut self) {
         let clear_ahead = whole_seconds(self.planner.clear_ahead_s);
-        for second in 0..self.horizon {
-            for ahead in second..(second + clear_ahead).min(self.horizon) {
-                for group in 0..self.groups {
-                    let more = self.arrivals(ahead).get(group).copied().unwrap_or_default();
-                    if let Some(soon) = self.soon.get_mut(second * self.groups + group) {
-                        *soon = zip(*soon, more, |a, b| a + b);
-                    }
+        for (second, soon) in self.soon.iter_mut().enumerate() {
+            for arrivals in self.arrivals.iter().skip(second).take(clear_ahead) {
+                for (soon, more) in soon.iter_mut().zip(arrivals) {
+                    *soon += *more;
                 }
             }
         }
@@ -250,7 +256,7 @@ impl Model {
     fn add_unseen(&mut self, demand: &[LaneDemand]) {
         for (lane, here) in demand.iter().enumerate().filter(|(_, here)| here.unseen > 0.0) {
             for second in 0..self.horizon {
-                if let Some(slot) = at_mut(&mut self.arrivals, second * self.groups, lane) {
+                if let Some(slot) = self.arrivals.get_mut(second).and_then(|all| at_mut(all, lane)) {
                     *slot += single(here.unseen);
                 }
             }
@@ -263,8 +269,8 @@ impl Model {
     }
 
     /// A rollout that begins now.
-    pub(super) fn begin(&self) -> Roll {
-        Roll { queue: self.queue.clone(), second: 0, waited: [0.0; GROUP], extra: 0.0 }
+    pub(super) fn begin(&self) -> Roll<GROUPS> {
+        Roll { queue: self.queue, second: 0, waited: Lanes::ZERO, extra: 0.0 }
     }
 
     /// What a change of stage costs besides its clearance.
@@ -272,33 +278,21 @@ impl Model {
         single(self.planner.change_cost_s)
     }
 
-    /// What it costs to strand these movements in the junction.
-    pub(super) fn stranding(&self, movements: MovementSet) -> f32 {
-        #[expect(clippy::cast_precision_loss, reason = "at most 128 movements")]
-        let count = movements.len() as f32;
-        single(self.planner.stranding_cost_s) * count
-    }
-
     /// Seconds from the green of one stage to the green of another.
     pub(super) fn clearance(&self, from: usize, to: usize) -> usize {
         self.clearance.get(from * self.stages + to).copied().unwrap_or_default()
     }
 
-    fn serve(&self, stage: usize) -> &[Lanes] {
-        self.serve.get(stage * self.groups..(stage + 1) * self.groups).unwrap_or_default()
+    fn serve(&self, stage: usize) -> &All<GROUPS> {
+        self.serve.get(stage).unwrap_or(&[Lanes::ZERO; GROUPS])
     }
 
-    fn through(&self, from: usize, to: usize) -> &[Lanes] {
-        let first = (from * self.stages + to) * self.groups;
-        self.through.get(first..first + self.groups).unwrap_or_default()
-    }
-
-    fn arrivals(&self, second: usize) -> &[Lanes] {
-        self.arrivals.get(second * self.groups..(second + 1) * self.groups).unwrap_or_default()
+    fn through(&self, from: usize, to: usize) -> &All<GROUPS> {
+        self.through.get(from * self.stages + to).unwrap_or(&[Lanes::ZERO; GROUPS])
     }
 
     /// A second of the green of a stage, `age` seconds after it began; `from` is the stage before it.
-    pub(super) fn green(&self, roll: &mut Roll, stage: usize, from: usize, age: usize) {
+    pub(super) fn green(&self, roll: &mut Roll<GROUPS>, stage: usize, from: usize, age: usize) {
         let started = self.started(age);
         if started >= 1.0 {
             return self.pass(roll, self.serve(stage).iter().copied());
@@ -307,9 +301,9 @@ impl Model {
     }
 
     /// The same of the stage reached, in which lanes may be held up.
-    pub(super) fn green_on(&self, roll: &mut Roll, stage: usize, from: usize, age: usize) {
+    pub(super) fn green_on(&self, roll: &mut Roll<GROUPS>, stage: usize, from: usize, age: usize) {
         let starting = self.starting(stage, from, self.started(age));
-        self.pass(roll, starting.zip(&self.moving).map(|(flow, moving)| zip(flow, *moving, |f, m| f * m)));
+        self.pass(roll, starting.zip(&self.moving).map(|(flow, moving)| flow * *moving));
     }
 
     /// Share of its flow that passes in this second of a green.
@@ -322,55 +316,59 @@ impl Model {
     /// What passes when this share of its flow does, but for what was green before and goes on.
     fn starting(&self, stage: usize, from: usize, started: f32) -> impl Iterator<Item = Lanes> {
         let kept = self.through(from, stage).iter().zip(self.serve(stage));
-        kept.map(move |(kept, full)| zip(*kept, *full, |k, f| k + (f - k) * started))
+        kept.map(move |(kept, full)| *kept + (*full - *kept) * started)
     }
 
     /// A second of the clearance between two stages, `age` seconds after it began.
-    pub(super) fn clear(&self, roll: &mut Roll, from: usize, to: usize, age: usize) {
+    pub(super) fn clear(&self, roll: &mut Roll<GROUPS>, from: usize, to: usize, age: usize) {
         #[expect(clippy::cast_precision_loss, reason = "at most a few seconds")]
         let passing = (self.yellow.get(from).copied().unwrap_or_default() - age as f32).clamp(0.0, 1.0);
         let kept = self.through(from, to).iter().zip(self.serve(from));
-        self.pass(roll, kept.map(|(kept, full)| zip(*kept, *full, |k, f| larger(k, f * passing))));
+        self.pass(roll, kept.map(|(kept, full)| kept.fast_max(*full * passing)));
     }
 
-    fn pass(&self, roll: &mut Roll, capacity: impl Iterator<Item = Lanes>) {
-        for ((queue, arrivals), capacity) in roll.queue.iter_mut().zip(self.arrivals(roll.second)).zip(capacity) {
-            let left = zip(zip(*queue, *arrivals, |q, a| q + a), capacity, |q, c| larger(q - c, 0.0));
-            let cost = zip(left, *arrivals, |l, a| l + self.stop_cost * smaller(l, a));
-            roll.waited = zip(roll.waited, cost, |w, c| w + c);
-            *queue = left;
-        }
+    fn pass(&self, roll: &mut Roll<GROUPS>, capacity: impl Iterator<Item = Lanes>) {
+        let Some(arrivals) = self.arrivals.get(roll.second) else { return };
         roll.second += 1;
+        for ((queue, arrivals), capacity) in roll.queue.iter_mut().zip(arrivals).zip(capacity) {
+            *queue = (*queue + *arrivals - capacity).fast_max(Lanes::ZERO);
+            roll.waited += *queue + queue.fast_min(*arrivals) * self.stop_cost;
+        }
     }
 
-    /// Whether nobody whom the stage serves waits or arrives soon.
-    pub(super) fn is_clear(&self, roll: &Roll, stage: usize) -> bool {
-        let served = self.served.get(stage * self.groups..(stage + 1) * self.groups).unwrap_or_default();
-        let soon = self.soon.get(roll.second * self.groups..(roll.second + 1) * self.groups).unwrap_or_default();
-        let mut left = [0.0; GROUP];
+    /// For so many seconds of its green, which it has begun, somebody whom the stage serves waits or arrives soon; 0 if nobody does
+    /// now.
+    pub(super) fn busy_for(&self, roll: &Roll<GROUPS>, stage: usize) -> usize {
+        let (Some(served), Some(soon)) = (self.served.get(stage), self.soon.get(roll.second)) else { return 0 };
+        let mut left = Lanes::ZERO;
         for ((queue, soon), served) in roll.queue.iter().zip(soon).zip(served) {
-            left = zip(left, zip(zip(*queue, *soon, |q, s| q + s), *served, |v, s| v * s), |l, v| l + v);
+            left += (*queue + *soon) * *served;
         }
-        sum(&left) < NOBODY
+        let left = sum(left);
+        if left < NOBODY {
+            return 0;
+        }
+        let flow = self.flow.get(stage).copied().unwrap_or(f32::INFINITY);
+        // A hundredth less, so that no rounding makes it a second too many.
+        1 + whole_seconds(f64::from((left - NOBODY) / flow - 0.01))
     }
 
     /// The stage that would serve most vehicles, if one has any to serve; else the one given.
-    pub(super) fn fullest(&self, roll: &Roll, stage: usize) -> usize {
+    pub(super) fn fullest(&self, roll: &Roll<GROUPS>, stage: usize) -> usize {
         let [(fullest, vehicles)] = self.ranked(roll, stage);
         if vehicles > NOBODY { fullest } else { stage }
     }
 
     /// The other stages that would serve most vehicles within some seconds, with how many, the fullest first; where there are no more
     /// of them, the one given.
-    pub(super) fn ranked<const N: usize>(&self, roll: &Roll, stage: usize) -> [(usize, f32); N] {
-        const LOOK_S: f32 = 10.0;
+    pub(super) fn ranked<const N: usize>(&self, roll: &Roll<GROUPS>, stage: usize) -> [(usize, f32); N] {
         let mut ranked = [(stage, f32::NEG_INFINITY); N];
         for other in (0..self.stages).filter(|&other| other != stage) {
-            let mut served = [0.0; GROUP];
+            let mut served = Lanes::ZERO;
             for (queue, serve) in roll.queue.iter().zip(self.serve(other)) {
-                served = zip(served, zip(*queue, *serve, |q, s| smaller(q, s * LOOK_S)), |all, v| all + v);
+                served += queue.fast_min(*serve * LOOK_S);
             }
-            let mut entry = (other, sum(&served));
+            let mut entry = (other, sum(served));
             for place in &mut ranked {
                 if entry.1 > place.1 {
                     std::mem::swap(place, &mut entry);
@@ -381,11 +379,13 @@ impl Model {
     }
 
     /// What a rollout has cost and those who wait in it will cost at least, whatever is served from here on.
-    pub(super) fn at_least(&self, roll: &Roll) -> f32 {
+    pub(super) fn at_least(&self, roll: &Roll<GROUPS>) -> f32 {
         #[expect(clippy::cast_precision_loss, reason = "at most 90 s")]
         let left = self.horizon.saturating_sub(roll.second) as f32;
+        let queue = roll.queue.map(Lanes::to_array);
+        let queue = queue.as_flattened();
         let cost = |set: &Exclusive| {
-            let waiting: f32 = set.lanes.iter().map(|&lane| lane_of(&roll.queue, lane)).sum();
+            let waiting: f32 = set.lanes.iter().filter_map(|&lane| queue.get(lane)).sum();
             let unserved = waiting - set.most * left;
             if unserved > 0.0 {
                 left * waiting - set.most * left * (left + 1.0) / 2.0 + single(self.planner.unserved_cost_s) * unserved
@@ -398,32 +398,24 @@ impl Model {
     }
 
     /// What a rollout has cost at the horizon, with what still waits there.
-    pub(super) fn total(&self, roll: &Roll) -> f32 {
-        roll.cost() + single(self.planner.unserved_cost_s) * roll.queue.iter().map(sum).sum::<f32>()
+    pub(super) fn total(&self, roll: &Roll<GROUPS>) -> f32 {
+        roll.cost() + single(self.planner.unserved_cost_s) * roll.queue.iter().copied().map(sum).sum::<f32>()
     }
 }
 
-/// Pair by pair: a chain of additions would wait for each.
-const fn sum(lanes: &Lanes) -> f32 {
-    let [one, two, three, four, five, six, seven, eight] = lanes;
-    ((*one + *five) + (*three + *seven)) + ((*two + *six) + (*four + *eight))
+/// Pair by pair: a chain of additions would wait for each. Not by `reduce_add`, whose order depends on the processor.
+fn sum(lanes: Lanes) -> f32 {
+    let [one, two, three, four, five, six, seven, eight] = lanes.to_array();
+    ((one + five) + (three + seven)) + ((two + six) + (four + eight))
 }
 
-fn zip(a: Lanes, b: Lanes, join: impl Fn(f32, f32) -> f32) -> Lanes {
-    let mut out = a;
-    for (slot, b) in out.iter_mut().zip(b) {
-        *slot = join(*slot, b);
-    }
-    out
-}
-
-fn at_mut(lanes: &mut [Lanes], first: usize, lane: usize) -> Option<&mut f32> {
-    lanes.get_mut(first + lane / GROUP)?.get_mut(lane % GROUP)
+fn at_mut(lanes: &mut [Lanes], lane: usize) -> Option<&mut f32> {
+    lanes.get_mut(lane / GROUP)?.as_mut_array().get_mut(lane % GROUP)
 }
 
 /// The value of one lane.
 fn lane_of(lanes: &[Lanes], lane: usize) -> f32 {
-    lanes.get(lane / GROUP).and_then(|group| group.get(lane % GROUP)).copied().unwrap_or_default()
+    lanes.get(lane / GROUP).and_then(|group| group.as_array().get(lane % GROUP)).copied().unwrap_or_default()
 }
 
 /// Whether turns that give way share more than one lane with through vehicles: if they come from both sides they block each other,

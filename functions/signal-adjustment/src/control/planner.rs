@@ -6,7 +6,7 @@ use shared::intersection::{Intersection, MovementSet};
 use shared::plan::{Candidate, Reason};
 use shared::units::{Deciseconds, Timestamp};
 
-use super::model::{Model, seconds_up};
+use super::model::{seconds_up, single, whole_seconds};
 use super::schedule::{Schedule, Wish};
 use super::search::{Found, Greens, Start, search};
 use super::{Inputs, Limit};
@@ -24,7 +24,7 @@ pub(super) struct Choice {
 
 pub(super) fn choose(intersection: &Intersection, inputs: &Inputs) -> Choice {
     let Inputs { estimate, state, in_force, latency } = inputs;
-    let model = Model::of(intersection, estimate, state);
+    let planner = intersection.control().planner;
     let mut schedule = Schedule::begin(intersection, state, *latency);
     let running = schedule.stage();
     let committed = schedule.keep_imminent_change(in_force);
@@ -36,11 +36,12 @@ pub(super) fn choose(intersection: &Intersection, inputs: &Inputs) -> Choice {
         .map(|stage| Greens {
             min: seconds_up(stage.green_min),
             max: seconds_up(stage.green_max),
-            stranding: model.stranding(stuck.minus(stage.protected)),
+            stranding: single(planner.stranding_cost_s * f64::from(stuck.minus(stage.protected).len())),
         })
         .collect();
-    let allowed_until: Vec<_> = (0..greens.len()).map(|next| allowed_until(&schedule, state.at, &start, next, model.horizon())).collect();
-    let found = search(&model, &greens, &start, &allowed_until);
+    let horizon = whole_seconds(planner.horizon_s);
+    let allowed_until: Vec<_> = (0..greens.len()).map(|next| allowed_until(&schedule, state.at, &start, next, horizon)).collect();
+    let found = search(intersection, inputs, &greens, &start, &allowed_until);
     let change = found.best.change(0).filter(|_| found.best.changes_before(start.decided_until)).map(|(_, next)| next);
 
     let mut limits = Vec::new();

@@ -4,7 +4,10 @@
 //! one of the three with most to serve until it is clear, and from there on the fullest, up to the horizon. A course that costs more
 //! than the cheapest of its kind is given up.
 
-use super::model::{Model, Roll};
+use shared::intersection::{Intersection, LIMITS};
+
+use super::Inputs;
+use super::model::{GROUP, Model, Roll};
 
 /// Long since green: past its start-up.
 const LONG: usize = usize::MAX / 2;
@@ -84,18 +87,45 @@ pub(super) struct Found {
     pub(super) by_stage: Vec<Course>,
 }
 
-struct Search<'m> {
-    model: &'m Model,
+struct Search<'m, const GROUPS: usize> {
+    model: &'m Model<GROUPS>,
     greens: &'m [Greens],
     found: Found,
 }
 
-/// Costs every course. `allowed_until` tells until when the stage reached may end so that another one may follow; none if never.
-pub(super) fn search(model: &Model, greens: &[Greens], start: &Start, allowed_until: &[Option<usize>]) -> Found {
+/// Costs every course. `allowed_until` tells by stage until when the stage reached may end so that it may follow; none if never.
+pub(super) fn search(
+    intersection: &Intersection,
+    inputs: &Inputs,
+    greens: &[Greens],
+    start: &Start,
+    allowed_until: &[Option<usize>],
+) -> Found {
+    const { assert!(LIMITS.lanes <= 8 * GROUP, "a junction may have more lanes than are computed") };
+    let in_groups = match intersection.lanes().len().div_ceil(GROUP) {
+        0 | 1 => search_in::<1>,
+        2 => search_in::<2>,
+        3 => search_in::<3>,
+        4 => search_in::<4>,
+        5 => search_in::<5>,
+        6 => search_in::<6>,
+        7 => search_in::<7>,
+        _ => search_in::<8>,
+    };
+    in_groups(intersection, inputs, greens, start, allowed_until)
+}
+
+fn search_in<const GROUPS: usize>(
+    intersection: &Intersection,
+    inputs: &Inputs,
+    greens: &[Greens],
+    start: &Start,
+    allowed_until: &[Option<usize>],
+) -> Found {
+    let model = &Model::<GROUPS>::of(intersection, &inputs.estimate, &inputs.state);
     let found = Found { best: Course::NONE, by_stage: vec![Course::NONE; greens.len()] };
     let mut search = Search { model, greens, found };
     let mut stem = model.begin();
-    let (mut second, mut third) = (stem.clone(), stem.clone());
     search.approach(&mut stem, start);
     loop {
         let end = stem.second;
@@ -104,8 +134,7 @@ pub(super) fn search(model: &Model, greens: &[Greens], start: &Start, allowed_un
                 let allowed = end <= start.latest.max(start.earliest) && until.is_some_and(|until| end <= until);
                 if allowed || (until.is_none() && end == start.earliest) {
                     let course = Course::NONE.then(end, next);
-                    second.copy_from(&stem);
-                    search.branch((&mut second, &mut third), start, &course, allowed);
+                    search.branch(stem, start, &course, allowed);
                 }
             }
         }
@@ -125,9 +154,9 @@ const fn is_costed(after_earliest: usize) -> bool {
     matches!(after_earliest, 0..=6 | 8 | 10 | 13 | 16 | 20) || (after_earliest > 20 && after_earliest.is_multiple_of(5))
 }
 
-impl Search<'_> {
+impl<const GROUPS: usize> Search<'_, GROUPS> {
     /// What is decided already: the rest of the stage before, and the clearance after it.
-    fn approach(&self, roll: &mut Roll, start: &Start) {
+    fn approach(&self, roll: &mut Roll<GROUPS>, start: &Start) {
         let clearance = self.model.clearance(start.before, start.stage);
         while roll.second < start.begins.min(self.model.horizon()) {
             let left = start.begins - roll.second;
@@ -140,38 +169,42 @@ impl Search<'_> {
     }
 
     /// Goes on after the first change of a course: its stage is served for its shortest green or until it is clear.
-    fn branch(&mut self, (roll, third): (&mut Roll, &mut Roll), start: &Start, course: &Course, allowed: bool) {
+    fn branch(&mut self, mut roll: Roll<GROUPS>, start: &Start, course: &Course, allowed: bool) {
         let Some((_, next)) = course.change(0) else { return };
         roll.extra += self.greens.get(next).map_or(0.0, |green| green.stranding);
-        self.change(roll, start.stage, next);
-        self.serve(roll, start.stage, next, false);
-        if !self.model.is_clear(roll, next) {
-            self.go_on((roll, third), start, course, allowed);
+        self.change(&mut roll, start.stage, next);
+        self.serve(&mut roll, start.stage, next, false);
+        if self.model.busy_for(&roll, next) > 0 {
+            self.go_on(&roll, start, course, allowed);
         }
-        self.extend(roll, start.stage, next);
-        self.go_on((roll, third), start, course, allowed);
+        self.extend(&mut roll, start.stage, next);
+        self.go_on(&roll, start, course, allowed);
     }
 
     /// Goes on with each stage that may be the third.
-    fn go_on(&mut self, (roll, third): (&Roll, &mut Roll), start: &Start, course: &Course, allowed: bool) {
+    fn go_on(&mut self, roll: &Roll<GROUPS>, start: &Start, course: &Course, allowed: bool) {
         let Some((_, next)) = course.change(0) else { return };
         if roll.second >= self.model.horizon() {
             return self.offer(*course, roll, start, allowed);
         }
         // The fullest stage first: a good course found early spares the others.
+        let at_least = self.model.at_least(roll);
+        if at_least >= self.bound(course, start) {
+            return;
+        }
         let thirds: [_; THIRDS] = self.model.ranked(roll, next);
         for (stage, _) in thirds.into_iter().filter(|(stage, _)| *stage != next) {
             let bound = self.bound(course, start);
-            if self.model.at_least(roll) >= bound {
+            if at_least >= bound {
                 return;
             }
-            third.copy_from(roll);
+            let mut third = *roll;
             let longer = course.then(third.second, stage);
-            self.change(third, next, stage);
-            self.serve(third, next, stage, true);
-            let longer = self.tail(third, stage, longer, bound);
+            self.change(&mut third, next, stage);
+            self.serve(&mut third, next, stage, true);
+            let longer = self.tail(&mut third, stage, longer, bound);
             if third.second >= self.model.horizon() {
-                self.offer(longer, third, start, allowed);
+                self.offer(longer, &third, start, allowed);
             }
         }
     }
@@ -183,7 +216,7 @@ impl Search<'_> {
         if course.changes_before(start.decided_until) { of_next } else { of_next.max(cost(start.stage)) }
     }
 
-    fn change(&self, roll: &mut Roll, from: usize, to: usize) {
+    fn change(&self, roll: &mut Roll<GROUPS>, from: usize, to: usize) {
         roll.extra += self.model.change_cost();
         for age in 0..self.model.clearance(from, to) {
             if roll.second < self.model.horizon() {
@@ -193,7 +226,7 @@ impl Search<'_> {
     }
 
     /// Serves a stage for its shortest green, and then until it is clear or at its longest, if that is wanted.
-    fn serve(&self, roll: &mut Roll, from: usize, stage: usize, until_clear: bool) {
+    fn serve(&self, roll: &mut Roll<GROUPS>, from: usize, stage: usize, until_clear: bool) {
         let Some(green) = self.greens.get(stage) else { return };
         for age in 0..green.min.min(self.model.horizon().saturating_sub(roll.second)) {
             self.model.green(roll, stage, from, age);
@@ -204,18 +237,23 @@ impl Search<'_> {
     }
 
     /// Serves a stage after its shortest green until it is clear or at its longest.
-    fn extend(&self, roll: &mut Roll, from: usize, stage: usize) {
+    fn extend(&self, roll: &mut Roll<GROUPS>, from: usize, stage: usize) {
         let Some(green) = self.greens.get(stage) else { return };
-        for age in green.min..green.max {
-            if roll.second >= self.model.horizon() || self.model.is_clear(roll, stage) {
-                return;
+        let mut busy = 0;
+        for age in green.min..green.max.min(green.min + self.model.horizon().saturating_sub(roll.second)) {
+            if busy == 0 {
+                busy = self.model.busy_for(roll, stage);
+                if busy == 0 {
+                    return;
+                }
             }
+            busy -= 1;
             self.model.green(roll, stage, from, age);
         }
     }
 
     /// From the end of the third stage on: the stage with most to serve, until the horizon or until it is too dear.
-    fn tail(&self, roll: &mut Roll, mut stage: usize, mut course: Course, bound: f32) -> Course {
+    fn tail(&self, roll: &mut Roll<GROUPS>, mut stage: usize, mut course: Course, bound: f32) -> Course {
         while roll.second < self.model.horizon() && self.model.at_least(roll) < bound {
             let next = self.model.fullest(roll, stage);
             if next == stage {
@@ -230,7 +268,7 @@ impl Search<'_> {
         course
     }
 
-    fn offer(&mut self, mut course: Course, roll: &Roll, start: &Start, allowed: bool) {
+    fn offer(&mut self, mut course: Course, roll: &Roll<GROUPS>, start: &Start, allowed: bool) {
         course.cost = self.model.total(roll);
         let mut note = |stage: usize| {
             if let Some(known) = self.found.by_stage.get_mut(stage).filter(|known| course.cost < known.cost) {
