@@ -3,8 +3,8 @@
 FUNCTIONS := sensor-ingestion signal-adjustment maintenance-prediction operations-api
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
 
-# What is built without optimisation is built with these features, and with a test among it, so that the dependencies of tests count:
-# any other choice builds half of the dependencies once more.
+# With a test among what is built, and the whole workspace, dependencies have the features that they have in `test`: any other choice
+# builds half of them once more.
 FEATURES := --features greenwave/aws,tests/aws
 BUILD_HOST := cargo build --workspace $(FEATURES) --bin greenwave --test ports
 
@@ -28,7 +28,7 @@ run: ## Serve the suite on this machine and drive a simulated city with it
 	cargo run --release --package greenwave -- demo
 
 test: ## Everything that is tested without AWS
-	cargo $(NEXTEST) --workspace $(FEATURES)
+	cargo $(NEXTEST) --workspace
 
 storm: ## Some thousand schedules of faults: STORM_SCHEDULES of them (10000) from the seed STORM_SEED (0) on
 	cargo test --package tests --test faults -- --ignored --nocapture
@@ -36,11 +36,10 @@ storm: ## Some thousand schedules of faults: STORM_SCHEDULES of them (10000) fro
 soak: ## The safety envelope for a hundred million controller-seconds: SOAK_SECONDS of them, from the junction SOAK_SEED (0) on
 	cargo test --release --package signal-adjustment --no-default-features --test envelope -- --ignored --nocapture
 
-lint: .venv/lint/done ## Format, lints, pure cores, the local host without AWS, fuzz targets, template
+lint: .venv/lint/done ## Format, lints, pure cores, fuzz targets, template
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets $(FEATURES) -- -D warnings
 	set -e; for function in $(FUNCTIONS); do cargo check --quiet --package $$function --no-default-features --lib; done
-	cargo check --quiet --package greenwave
 	cargo fmt --manifest-path tests/fuzz/Cargo.toml --check
 	cargo check --quiet --manifest-path tests/fuzz/Cargo.toml
 	.venv/lint/bin/cfn-lint template.yaml
