@@ -3,8 +3,8 @@
 FUNCTIONS := sensor-ingestion signal-adjustment maintenance-prediction operations-api
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
 
-# With a test among what is built, and the whole workspace, dependencies have the features that they have in `test`: any other choice
-# builds half of them once more.
+# With the whole workspace and a test among what is built, dependencies have the features that they have in `test`: any other choice builds
+# half of them once more.
 FEATURES := --features greenwave/aws,tests/aws
 BUILD_HOST := cargo build --workspace $(FEATURES) --bin greenwave --test ports
 
@@ -41,7 +41,7 @@ lint: .venv/lint/done ## Format, lints, pure cores, fuzz targets, template
 	cargo clippy --workspace --all-targets $(FEATURES) -- -D warnings
 	set -e; for function in $(FUNCTIONS); do cargo check --quiet --package $$function --no-default-features --lib; done
 	cargo fmt --manifest-path tests/fuzz/Cargo.toml --check
-	cargo check --quiet --manifest-path tests/fuzz/Cargo.toml
+	cargo check --quiet --locked --manifest-path tests/fuzz/Cargo.toml
 	.venv/lint/bin/cfn-lint template.yaml
 	.venv/lint/bin/checkov --file template.yaml --framework cloudformation --compact --quiet
 

@@ -12,7 +12,7 @@ use crate::demand::LaneDemand;
 use crate::estimate::{Estimate, served};
 use crate::signal::{Phase, SignalState};
 
-/// Lanes that are computed together, by one instruction in Lambda: `cargo lambda` builds for AVX2.
+/// Lanes that are computed together: by one instruction where AVX2 is built for, as `cargo lambda` does for `x86_64`.
 type Lanes = f32x8;
 pub(super) const GROUP: usize = 8;
 
@@ -22,7 +22,7 @@ type All<const GROUPS: usize> = [Lanes; GROUPS];
 /// What a full exit takes: enough that nobody is forgotten.
 const EXIT_OPEN_MIN: f64 = 0.02;
 
-/// So far the stage that serves most is looked for, in seconds.
+/// How far ahead the stage is looked for that serves most, in seconds.
 const LOOK_S: f32 = 10.0;
 
 /// Fewer vehicles than this are nobody.
@@ -349,8 +349,8 @@ impl<const GROUPS: usize> Model<GROUPS> {
             return 0;
         }
         let flow = self.flow.get(stage).copied().unwrap_or(f32::INFINITY);
-        // A hundredth less, so that no rounding makes it a second too many.
-        1 + whole_seconds(f64::from((left - NOBODY) / flow - 0.01))
+        // A little less, so that no rounding makes it a second too many.
+        1 + whole_seconds(f64::from((left - NOBODY - 1e-4) / flow - 0.01))
     }
 
     /// The stage that would serve most vehicles, if one has any to serve; else the one given.

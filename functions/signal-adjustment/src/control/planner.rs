@@ -36,7 +36,7 @@ pub(super) fn choose(intersection: &Intersection, inputs: &Inputs) -> Choice {
         .map(|stage| Greens {
             min: seconds_up(stage.green_min),
             max: seconds_up(stage.green_max),
-            stranding: single(planner.stranding_cost_s * f64::from(stuck.minus(stage.protected).len())),
+            stranding: single(planner.stranding_cost_s) * count(stuck.minus(stage.protected)),
         })
         .collect();
     let horizon = whole_seconds(planner.horizon_s);
@@ -72,6 +72,11 @@ pub(super) fn choose(intersection: &Intersection, inputs: &Inputs) -> Choice {
         limits.push(Limit::RedMax);
     }
     Choice { plan, reason, candidates, limits }
+}
+
+/// At most 128 movements.
+fn count(movements: MovementSet) -> f32 {
+    f32::from(u8::try_from(movements.len()).unwrap_or(u8::MAX))
 }
 
 fn start_of(schedule: &Schedule<'_>, state: &SignalState, step: Deciseconds) -> Start {

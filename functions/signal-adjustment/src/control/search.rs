@@ -187,11 +187,11 @@ impl<const GROUPS: usize> Search<'_, GROUPS> {
         if roll.second >= self.model.horizon() {
             return self.offer(*course, roll, start, allowed);
         }
-        // The fullest stage first: a good course found early spares the others.
         let at_least = self.model.at_least(roll);
         if at_least >= self.bound(course, start) {
             return;
         }
+        // The fullest stage first: a good course found early spares the others.
         let thirds: [_; THIRDS] = self.model.ranked(roll, next);
         for (stage, _) in thirds.into_iter().filter(|(stage, _)| *stage != next) {
             let bound = self.bound(course, start);
@@ -247,6 +247,7 @@ impl<const GROUPS: usize> Search<'_, GROUPS> {
                     return;
                 }
             }
+            debug_assert!(self.model.busy_for(roll, stage) > 0, "nobody is left in stage {stage} a second early");
             busy -= 1;
             self.model.green(roll, stage, from, age);
         }
