@@ -22,9 +22,6 @@ type All<const GROUPS: usize> = [Lanes; GROUPS];
 /// What a full exit takes: enough that nobody is forgotten.
 const EXIT_OPEN_MIN: f64 = 0.02;
 
-/// How far ahead the stage is looked for that serves most, in seconds.
-const LOOK_S: f32 = 10.0;
-
 /// Fewer vehicles than this are nobody.
 const NOBODY: f32 = 0.5;
 
@@ -362,6 +359,7 @@ impl<const GROUPS: usize> Model<GROUPS> {
     /// The other stages that would serve most vehicles within some seconds, with how many, the fullest first; where there are no more
     /// of them, the one given.
     pub(super) fn ranked<const N: usize>(&self, roll: &Roll<GROUPS>, stage: usize) -> [(usize, f32); N] {
+        const LOOK_S: f32 = 10.0;
         let mut ranked = [(stage, f32::NEG_INFINITY); N];
         for other in (0..self.stages).filter(|&other| other != stage) {
             let mut served = Lanes::ZERO;

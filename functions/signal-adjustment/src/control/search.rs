@@ -74,7 +74,7 @@ pub(super) struct Start {
 pub(super) struct Greens {
     pub(super) min: usize,
     pub(super) max: usize,
-    /// Vehicles that it would strand in the junction.
+    /// Cost of the movements that it would strand in the junction.
     pub(super) stranding: f32,
 }
 
@@ -115,6 +115,7 @@ pub(super) fn search(
     in_groups(intersection, inputs, greens, start, allowed_until)
 }
 
+/// The same, for a junction of so many groups of lanes.
 fn search_in<const GROUPS: usize>(
     intersection: &Intersection,
     inputs: &Inputs,
@@ -188,9 +189,6 @@ impl<const GROUPS: usize> Search<'_, GROUPS> {
             return self.offer(*course, roll, start, allowed);
         }
         let at_least = self.model.at_least(roll);
-        if at_least >= self.bound(course, start) {
-            return;
-        }
         // The fullest stage first: a good course found early spares the others.
         let thirds: [_; THIRDS] = self.model.ranked(roll, next);
         for (stage, _) in thirds.into_iter().filter(|(stage, _)| *stage != next) {
